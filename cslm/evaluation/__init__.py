@@ -1,0 +1,1 @@
+"""Held-out evaluation: what is measured, one subject a module; `tasks` runs a model, `summary` adds up."""

@@ -1,0 +1,41 @@
+"""Is an answer right, nearly right, and in the language that was asked for?"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from cslm.evaluation.normalization import LanguageRules, script_tokens
+
+NO_SCRIPT = "none"
+MIN_TARGET_SHARE = 0.5
+
+
+def exact_match(reference: str, answer: str, rules: LanguageRules) -> bool:
+    """Equal after normalization: case, punctuation, blanks and the way numbers are written do not count."""
+    expected, given = rules.tokens(reference, answer)
+    return "".join(expected) == "".join(given)
+
+
+def token_f1(reference: str, answer: str, rules: LanguageRules) -> float:
+    """Harmonic mean of precision and recall over bags of words or characters (Rajpurkar et al. 2016)."""
+    expected, given = map(Counter, rules.tokens(reference, answer))
+    if not expected or not given:
+        return float(expected == given)
+    return 2 * (expected & given).total() / (expected.total() + given.total())
+
+
+def written_script(text: str) -> str:
+    """The script of most words of `text` as Unicode names it (`LATIN`, `CJK`, ...); `none` without letters."""
+    counts = Counter(script_tokens(text))
+    return max(counts, key=lambda script: (counts[script], script)) if counts else NO_SCRIPT
+
+
+def off_target(answer: str, rules: LanguageRules) -> bool:
+    """True unless at least half of the words are in a script of the asked language.
+
+    A Chinese character counts as a word, so that a name in Latin letters does not turn a Chinese answer
+    into English. An answer without letters is off target: it is in no language. Languages that share a
+    script cannot be told apart in this way.
+    """
+    words = script_tokens(answer)
+    return not words or sum(word in rules.scripts for word in words) < MIN_TARGET_SHARE * len(words)

@@ -1,0 +1,138 @@
+"""Greedy generation of text and units with a trained model, one at a time or in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.cache_utils import DynamicCache
+
+from cslm.sequences import IGNORE, Sequence, SequenceBuilder
+
+
+class SpeechLanguageModel:
+    """A CSLM checkpoint, opened for inference."""
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.model: Any = model.eval()  # type: ignore[no-untyped-call]
+        self.tokenizer = tokenizer
+        self.builder = SequenceBuilder(tokenizer)
+
+    @classmethod
+    def load(cls, folder: Path) -> SpeechLanguageModel:
+        """Open a Hugging Face checkpoint with its tokenizer."""
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+        return cls(model, AutoTokenizer.from_pretrained(folder))
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        prompts: list[list[int]],
+        max_new_tokens: int,
+        batch_size: int,
+        on_batch: Callable[[int], None] | None = None,
+    ) -> list[list[int]]:
+        """New tokens of each prompt, without the end token; `on_batch(done)` after each batch.
+
+        Prompts are taken in order of length, padded on the left; rows that have ended leave the batch, so
+        a long answer does not make the others wait.
+        """
+        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+        answers: list[list[int]] = [[] for _ in prompts]
+        for first in range(0, len(order), batch_size):
+            group = order[first : first + batch_size]
+            for i, ids in zip(group, self._batch([prompts[i] for i in group], max_new_tokens), strict=True):
+                answers[i] = ids
+            if on_batch:
+                on_batch(first + len(group))
+        return answers
+
+    def _batch(self, prompts: list[list[int]], max_new_tokens: int) -> list[list[int]]:
+        longest = max(map(len, prompts))
+        pad = [longest - len(prompt) for prompt in prompts]
+        ids = torch.tensor([[self.builder.end_id] * p + prompt for p, prompt in zip(pad, prompts, strict=True)])
+        mask = torch.tensor([[0] * p + [1] * (longest - p) for p in pad])
+        positions = (mask.cumsum(-1) - 1).clamp_min(0)
+        cache = DynamicCache()
+        rows = list(range(len(prompts)))
+        answers: list[list[int]] = [[] for _ in prompts]
+        for _ in range(max_new_tokens):
+            logits = self.model(
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            ).logits
+            tokens = logits[:, -1].argmax(-1)
+            alive = (tokens != self.builder.end_id).nonzero().flatten()
+            for row, token in zip(rows, tokens.tolist(), strict=True):
+                if token != self.builder.end_id:
+                    answers[row].append(token)
+            if not len(alive):
+                break
+            if len(alive) < len(rows):
+                rows = [rows[i] for i in alive.tolist()]
+                cache.batch_select_indices(alive)
+                mask, positions, tokens = mask[alive], positions[alive], tokens[alive]
+            ids = tokens[:, None]
+            mask = torch.cat([mask, torch.ones_like(ids)], -1)
+            positions = positions[:, -1:] + 1
+        return answers
+
+    @torch.inference_mode()
+    def stream(self, prompt: list[int], max_new_tokens: int) -> Iterator[int]:
+        """Tokens of one answer, each as soon as it is known, without the end token."""
+        cache = DynamicCache()
+        ids = torch.tensor([prompt])
+        for _ in range(max_new_tokens):
+            output = self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            token = int(output.logits[0, -1].argmax())
+            if token == self.builder.end_id:
+                return
+            yield token
+            ids = torch.tensor([[token]])
+
+    @torch.inference_mode()
+    def mean_hidden(self, sequences: list[list[int]], batch_size: int) -> npt.NDArray[np.float32]:
+        """Last hidden layer of each sequence, mean over its tokens: (n, hidden)."""
+        rows: list[Tensor] = []
+        for first in range(0, len(sequences), batch_size):
+            ids, mask = self._pad(sequences[first : first + batch_size])
+            hidden = self.model.model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+            rows.append((hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True))
+        return torch.cat(rows).float().numpy()
+
+    @torch.inference_mode()
+    def token_losses(self, sequences: list[Sequence], batch_size: int) -> list[tuple[float, int]]:
+        """Sum of -log p over the labelled tokens of each sequence, and their number."""
+        out: list[tuple[float, int]] = []
+        for first in range(0, len(sequences), batch_size):
+            group = sequences[first : first + batch_size]
+            ids, mask = self._pad([sequence.input_ids for sequence in group])
+            labels = torch.full_like(ids, IGNORE)
+            for row, sequence in enumerate(group):
+                labels[row, : len(sequence.labels)] = torch.tensor(sequence.labels)
+            logits = self.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+            losses = F.cross_entropy(
+                logits[:, :-1].transpose(1, 2).float(), labels[:, 1:], ignore_index=IGNORE, reduction="none"
+            )
+            counts = (labels[:, 1:] != IGNORE).sum(1)
+            out += list(zip(losses.sum(1).tolist(), counts.tolist(), strict=True))
+        return out
+
+    def _pad(self, sequences: list[list[int]]) -> tuple[Tensor, Tensor]:
+        """Right-padded ids and mask, (B, longest) each."""
+        longest = max(map(len, sequences))
+        pad = self.builder.end_id
+        ids = torch.tensor([row + [pad] * (longest - len(row)) for row in sequences])
+        mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in sequences])
+        return ids, mask

@@ -1,0 +1,33 @@
+"""The one place where a name from a corpus becomes a path: nothing outside of the corpus is ever opened."""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath
+
+
+class BadPath(ValueError):
+    """A file name that must not or cannot be opened; the message says why."""
+
+
+def inside(root: Path, name: str) -> Path:
+    """The existing file `name` of the corpus at `root`.
+
+    Raises:
+        BadPath: absolute, with `..`, a link that leads out of the corpus, or no such file.
+    """
+    relative = PurePosixPath(name)
+    if not name or "\0" in name:
+        raise BadPath("empty or impossible file name")
+    if relative.is_absolute():
+        raise BadPath("absolute path refused; paths must be relative to the folder of the corpus")
+    if ".." in relative.parts:
+        raise BadPath("'..' in the path refused; files must lie in the folder of the corpus")
+    path = root / relative
+    try:
+        if not path.resolve().is_relative_to(root.resolve()):
+            raise BadPath("refused: a symbolic link that leads out of the folder of the corpus")
+        if not path.is_file():
+            raise BadPath("no such file")
+    except (OSError, RuntimeError) as error:  # a name that is too long, a loop of links
+        raise BadPath(f"cannot be opened: {error}") from error
+    return path

@@ -1,0 +1,120 @@
+"""The training sequences of both phases, from aligned speech, dialogues and translations.
+
+A weight is the number of passes over a task's items: 2 takes each twice, 0.5 a random half.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Sequence as SequenceOf
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cslm.aligned import AlignedUtterance, AlignedUtterances, Word
+from cslm.sequences import Chain, Sequence, SequenceBuilder
+from cslm.splicing import WordBank
+from cslm.tables import read_table
+
+TRAIN = "train"
+
+
+@dataclass(frozen=True)
+class Variation:
+    """How passes over the same speech differ; the names are those of params.yaml."""
+
+    unit_dropout: float
+    splice: float
+    excerpt: float
+    listening: bool
+
+
+class Mixture:
+    """Builds the sequences of the train split; `skipped` counts items that lack the speech they need."""
+
+    def __init__(
+        self,
+        builder: SequenceBuilder,
+        speech: AlignedUtterances,
+        accepted: Path,
+        variation: Variation,
+        seed: int,
+    ) -> None:
+        self._builder = builder
+        self._speech = speech
+        self._accepted = accepted
+        self._variation = variation
+        self._bank = WordBank(speech.of_split(TRAIN), seed)
+        self._rng = random.Random(seed)
+        self.skipped: Counter[str] = Counter()
+
+    def pretrain(self, weights: Mapping[str, float]) -> Iterator[Sequence]:
+        """Phase 1: `asr`, `tts`, `mt` and `text`."""
+        yield from self._asr(weights["asr"])
+        for utterance in self._speech.of_split(TRAIN):
+            for _ in range(self._passes(weights["tts"])):
+                yield self._builder.tts(utterance.text, utterance.units, utterance.language)
+        for row in self._rows("translations"):
+            for _ in range(self._passes(weights["mt"])):
+                languages = row["source_language"], row["target_language"]
+                yield self._builder.mt(row["source"], row["target"], *languages)
+        yield from self._text(weights["text"])
+
+    def finetune(self, weights: Mapping[str, float]) -> Iterator[Sequence]:
+        """Phase 2: `interleaved` and `cross_lingual` dialogue, `full_chain` of both, `text`, `asr` replay."""
+        for row in self._rows("dialogues"):
+            if not row["question_speech"] or not row["answer_speech"]:
+                continue  # written: `text` below
+            question, answer = self._speech.get(row["question_speech"]), self._speech.get(row["answer_speech"])
+            if question is None or answer is None:
+                self.skipped["dialogue_without_speech"] += 1
+                continue
+            kind = "interleaved" if row["question_language"] == row["answer_language"] else "cross_lingual"
+            for _ in range(self._passes(weights[kind])):
+                yield self._dialogue(question, answer, "interleaved")
+            for _ in range(self._passes(weights["full_chain"])):
+                yield self._dialogue(question, answer, "full")
+        yield from self._text(weights["text"])
+        yield from self._asr(weights["asr"])
+
+    def _dialogue(self, question: AlignedUtterance, answer: AlignedUtterance, chain: Chain) -> Sequence:
+        units, spoken = self._heard(self._bank.respeak(question, self._variation.splice))
+        languages = question.language, answer.language
+        return self._builder.dialogue(units, question.text, answer.chunks, *languages, chain, spoken)
+
+    def _asr(self, weight: float) -> Iterator[Sequence]:
+        """Utterances with their text, no two passes over one alike."""
+        for utterance in self._speech.of_split(TRAIN):
+            for _ in range(self._passes(weight)):
+                words = self._bank.splice(utterance, self._variation.splice)
+                if self._rng.random() < self._variation.excerpt:
+                    words = self._bank.excerpt(words)
+                text = "".join(word.text for word in words).strip()
+                units, spoken = self._heard(words)
+                yield self._builder.asr(units, text, utterance.language, spoken)
+
+    def _text(self, weight: float) -> Iterator[Sequence]:
+        """Dialogues within a language as written instructions, each once however often it was spoken."""
+        seen: set[int] = set()
+        for row in self._rows("dialogues"):
+            key = hash((row["question"], row["answer"]))
+            if row["question_language"] == row["answer_language"] and key not in seen:
+                seen.add(key)
+                for _ in range(self._passes(weight)):
+                    yield self._builder.text(row["question"], row["answer"], row["answer_language"])
+
+    def _rows(self, table: str) -> Iterable[dict[str, Any]]:
+        return (row for row in read_table(self._accepted / f"{table}.parquet") if row["split"] == TRAIN)
+
+    def _heard(self, words: SequenceOf[Word]) -> tuple[list[int], list[str]]:
+        """The user's units, and what each speaks; some are left out, so that no two passes are alike."""
+        pairs = [pair for word in words for pair in zip(word.units, word.spoken, strict=True)]
+        kept = [pair for pair in pairs if self._rng.random() >= self._variation.unit_dropout] or pairs
+        units, spoken = [unit for unit, _ in kept], [character for _, character in kept]
+        return units, spoken if self._variation.listening else []
+
+    def _passes(self, weight: float) -> int:
+        whole = int(weight)
+        return whole + (self._rng.random() < weight - whole)

@@ -1,0 +1,76 @@
+"""Units of a whole corpus: decode, encode in batches of similar length, merge runs. Memory stays flat."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+import jiwer
+
+from cslm.audio import decode
+from cslm.pronunciation import labels
+from cslm.tokenizer.speech_tokenizer import SpeechTokenizer
+from cslm.units import expand_runs, merge_runs
+
+WINDOW = 1024
+
+
+def tokenize(
+    tokenizer: SpeechTokenizer, utterances: Iterable[dict[str, Any]], batch_seconds: float
+) -> Iterator[dict[str, Any]]:
+    """Utterance rows -> the same rows, in order, without audio and with `units` and `durations`.
+
+    Batches are formed inside windows of `WINDOW` rows, each with at most `batch_seconds` of padded speech.
+    """
+    stream = iter(utterances)
+    while window := list(islice(stream, WINDOW)):
+        units: dict[int, tuple[list[int], list[int]]] = {}
+        for batch in _batches(window, batch_seconds):
+            frames = tokenizer.encode([decode(window[i]["audio"]) for i in batch])
+            units |= {i: merge_runs(row) for i, row in zip(batch, frames, strict=True)}
+        for i, row in enumerate(window):
+            merged, durations = units[i]
+            yield {**{k: v for k, v in row.items() if k != "audio"}, "units": merged, "durations": durations}
+
+
+def _batches(window: list[dict[str, Any]], batch_seconds: float) -> Iterator[list[int]]:
+    batch: list[int] = []
+    for i in sorted(range(len(window)), key=lambda i: float(window[i]["duration_s"])):
+        if batch and window[i]["duration_s"] * (len(batch) + 1) > batch_seconds:
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch
+
+
+class LabelErrors:
+    """Error rate of the CTC head's best path, by language."""
+
+    def __init__(self, tokenizer: SpeechTokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._errors: Counter[str] = Counter()
+        self._labels: Counter[str] = Counter()
+
+    def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Count a batch of utterances that `tokenize` gave."""
+        posteriors = self._tokenizer.log_probs([expand_runs(r["units"], r["durations"]) for r in rows])
+        for row, log_probs in zip(rows, posteriors, strict=True):
+            said = [label.name for label in labels(row["text"])]
+            self._errors[row["language"]] += edit_distance(said, self._tokenizer.transcribe(log_probs))
+            self._labels[row["language"]] += len(said)
+
+    def result(self) -> dict[str, dict[str, float]]:
+        """`{"label_error": {language: rate}, "labels": {language: n}}`."""
+        rates = {language: self._errors[language] / n for language, n in self._labels.items() if n}
+        return {"label_error": rates, "labels": dict(self._labels)}
+
+
+def edit_distance(reference: list[str], hypothesis: list[str]) -> int:
+    """Levenshtein distance of two sequences, by jiwer."""
+    if not reference:
+        return len(hypothesis)
+    out = jiwer.process_words(" ".join(reference), " ".join(hypothesis))
+    return int(out.substitutions + out.deletions + out.insertions)

@@ -1,0 +1,227 @@
+"""Trains a speech tokenizer with CTC on transcribed speech.
+
+The features of the whole corpus lie in one file on disk that is mapped into memory, so that memory stays
+flat; batches hold utterances of similar length; each batch is masked in time and frequency (SpecAugment,
+arXiv 1904.08779) and warped in frequency (vocal tract length), which stands in for more voices.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cslm.audio import SAMPLE_RATE, Samples
+from cslm.pronunciation import labels
+from cslm.tokenizer.features import HOP, MEL_BINS, log_mel
+from cslm.tokenizer.model import SUBSAMPLING, padding_mask
+from cslm.tokenizer.speech_tokenizer import BLANK, SpeechTokenizer, collate
+
+WARP = 0.1
+TIME_MASKS, TIME_MASK_S = 2, 0.15
+FREQUENCY_MASKS, FREQUENCY_MASK_BINS = 2, 8
+WARMUP = 0.08
+CLIP = 5.0
+EARLY = 0.5
+"""Weight of the CTC loss before the quantiser; benchmarks/log.md has what it does."""
+CHECKPOINT_STEPS = 100
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """Where an utterance's features lie in the file, and what is said in it."""
+
+    first: int
+    frames: int
+    labels: tuple[str, ...]
+
+
+class FeatureFile:
+    """Features of many utterances in one flat float16 file, (frames, 80)."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.utterances: list[Utterance] = []
+
+    def write(self, corpus: Iterable[tuple[Samples, str]], known: Collection[str]) -> Counter[str]:
+        """Store (samples, text) pairs; returns how many were left out, by reason.
+
+        `too_fast`: more labels than frames, or none; `unknown_sound`: a label that is not among those `known`.
+        """
+        first = 0
+        skipped = Counter[str](too_fast=0, unknown_sound=0)
+        known_names = frozenset(known)
+        with self.path.open("wb") as file:
+            for samples, text in corpus:
+                names = tuple(label.name for label in labels(text))
+                if not names or needed_frames(names) > len(samples) // (HOP * SUBSAMPLING):
+                    skipped["too_fast"] += 1
+                    continue
+                if not known_names.issuperset(names):
+                    skipped["unknown_sound"] += 1
+                    continue
+                mel = log_mel(samples).numpy().astype(np.float16)
+                mel.tofile(file)
+                self.utterances.append(Utterance(first, len(mel), names))
+                first += len(mel)
+        return skipped
+
+    def read(self, utterance: Utterance) -> Tensor:
+        """Features (t, 80) of one utterance, float32."""
+        shape = (utterance.frames, MEL_BINS)
+        offset = utterance.first * MEL_BINS * 2
+        return torch.from_numpy(np.memmap(self.path, np.float16, "r", offset, shape).astype(np.float32))
+
+
+def needed_frames(names: Sequence[str]) -> int:
+    """Frames that CTC needs: one a label, and a blank between two equal ones."""
+    return len(names) + sum(a == b for a, b in itertools.pairwise(names))
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train; the names are those of params.yaml."""
+
+    steps: int
+    learning_rate: float
+    batch_seconds: float
+    quantize_after: int
+    continuity: float
+    evenness: float
+    seed: int
+
+
+def train(
+    tokenizer: SpeechTokenizer,
+    features: FeatureFile,
+    recipe: Recipe,
+    checkpoint: Path,
+    on_step: Callable[[int, float], None],
+) -> None:
+    """AdamW with warm-up and a cosine to zero; `on_step(step, loss)` after each step.
+
+    The state is written to `checkpoint` every `CHECKPOINT_STEPS` steps, and read from there if it exists.
+    Each step draws its randomness from the seed and its own number, so a continued training equals an
+    undisturbed one.
+
+    Raises:
+        ValueError: no utterance to train on.
+    """
+    if not features.utterances:
+        raise ValueError("no utterance to train on")
+    network = tokenizer.network.train()
+    optimizer = torch.optim.AdamW(
+        network.parameters(), recipe.learning_rate, betas=(0.9, 0.98), weight_decay=1e-2
+    )
+    first = _restore(checkpoint, network, optimizer)
+    batches = _schedule(features.utterances, recipe)
+    for step, batch in zip(range(first, recipe.steps), itertools.islice(batches, first, None), strict=False):
+        rng = random.Random(f"{recipe.seed}/{step}")
+        torch.manual_seed(rng.randrange(2**32))
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.learning_rate * _learning_rate_share(step, recipe.steps)
+        mels, lengths = collate([augment(features.read(utterance), rng) for utterance in batch])
+        targets = [torch.tensor([tokenizer.label_ids[n] for n in u.labels]) for u in batch]
+        hidden = network.encode(mels, lengths)
+        latents = network.to_quantizer(hidden)
+        codes = network.quantizer(latents, quantize=step >= recipe.quantize_after)
+        ctc = ctc_loss(network.log_probs(codes, lengths), lengths, targets)
+        early = ctc_loss(network.early_head(hidden).log_softmax(-1), lengths, targets)
+        bounded = network.quantizer.bound(latents)
+        speech = ~padding_mask(lengths, bounded.shape[1])
+        changes = (bounded[:, 1:] - bounded[:, :-1]).abs().sum(-1)[speech[:, 1:]]  # none if all have one frame
+        evenness = network.quantizer.usage_entropy(bounded[speech])
+        loss = (
+            ctc
+            + EARLY * early
+            + recipe.continuity * changes.sum() / max(1, len(changes))
+            - recipe.evenness * evenness
+        )
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(network.parameters(), CLIP)
+        optimizer.step()
+        if (step + 1) % CHECKPOINT_STEPS == 0:
+            _save(checkpoint, step + 1, network, optimizer)
+        on_step(step + 1, ctc.item())
+    network.eval()
+
+
+def ctc_loss(log_probs: Tensor, lengths: Tensor, targets: Sequence[Tensor]) -> Tensor:
+    """Mean over utterances of the CTC loss a label; log_probs (B, T, V), lengths (B,), targets (n,) each."""
+    target_lengths = torch.tensor([len(target) for target in targets])
+    return F.ctc_loss(log_probs.transpose(0, 1), torch.cat(list(targets)), lengths, target_lengths, BLANK)
+
+
+def _learning_rate_share(step: int, steps: int) -> float:
+    """Linear warm-up, and a cosine from one to zero over all steps."""
+    warmup = max(1, round(WARMUP * steps))
+    return min((step + 1) / warmup, 0.5 * (1 + math.cos(math.pi * step / steps)))
+
+
+def _save(path: Path, step: int, network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    partial = path.with_suffix(".partial")
+    torch.save({"step": step, "network": network.state_dict(), "optimizer": optimizer.state_dict()}, partial)
+    partial.rename(path)
+
+
+def _restore(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    """The step to go on with."""
+    if not path.exists():
+        return 0
+    state = torch.load(path, weights_only=True)
+    network.load_state_dict(state["network"])
+    optimizer.load_state_dict(state["optimizer"])
+    return int(state["step"])
+
+
+def _schedule(utterances: Sequence[Utterance], recipe: Recipe) -> Iterator[list[Utterance]]:
+    """Batches of one epoch after another, each epoch in its own order."""
+    for epoch in itertools.count():
+        yield from _batches(utterances, recipe.batch_seconds, random.Random(f"{recipe.seed}/epoch {epoch}"))
+
+
+def _batches(
+    utterances: Sequence[Utterance], batch_seconds: float, rng: random.Random
+) -> list[list[Utterance]]:
+    """All utterances in random batches of similar length, each at most `batch_seconds` with its padding."""
+    limit = batch_seconds * SAMPLE_RATE / HOP
+    order = sorted(utterances, key=lambda utterance: utterance.frames * rng.uniform(0.9, 1.1))
+    batches: list[list[Utterance]] = [[]]
+    longest = 0
+    for utterance in order:
+        longest = max(longest, utterance.frames)
+        if batches[-1] and longest * (len(batches[-1]) + 1) > limit:
+            batches.append([])
+            longest = utterance.frames
+        batches[-1].append(utterance)
+    rng.shuffle(batches)
+    return batches
+
+
+def augment(mel: Tensor, rng: random.Random) -> Tensor:
+    """Warp the frequency axis, then mask spans of time and of frequency, of mel (t, 80)."""
+    warp = 1 + rng.uniform(-WARP, WARP)
+    position = torch.arange(MEL_BINS) * warp
+    low = position.floor().long().clamp_max(MEL_BINS - 1)
+    share = (position - low).clamp(0, 1)
+    mel = mel[:, low] * (1 - share) + mel[:, (low + 1).clamp_max(MEL_BINS - 1)] * share
+    for _ in range(FREQUENCY_MASKS):
+        width = rng.randrange(FREQUENCY_MASK_BINS)
+        first = rng.randrange(MEL_BINS - width)
+        mel[:, first : first + width] = 0
+    frames_per_second = SAMPLE_RATE // HOP
+    for _ in range(TIME_MASKS):
+        width = min(rng.randrange(round(TIME_MASK_S * frames_per_second)), len(mel) // 8)
+        first = rng.randrange(len(mel) - width)
+        mel[first : first + width] = 0
+    return mel

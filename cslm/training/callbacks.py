@@ -1,0 +1,74 @@
+"""What the Trainer tells the world while it runs, and when it saves."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+
+class Progress(TrainerCallback):
+    """Passes each log entry on, with tokens a second, and prints a `progress:` line."""
+
+    def __init__(self, on_log: Callable[[int, dict[str, float]], None], batch_tokens: int) -> None:
+        self._on_log = on_log
+        self._batch_tokens = batch_tokens
+        self._since = time.monotonic()
+        self._last_step = 0
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Start the clock."""
+        self._since, self._last_step = time.monotonic(), state.global_step
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        """One line, and the numbers for `on_log`."""
+        if not logs or "loss" not in logs:
+            return
+        now = time.monotonic()
+        speed = (state.global_step - self._last_step) * self._batch_tokens / (now - self._since)
+        self._since, self._last_step = now, state.global_step
+        state.log_history[-1]["tokens_per_second"] = speed  # kept in checkpoints
+        if not state.is_world_process_zero:
+            return
+        self._on_log(state.global_step, {**logs, "tokens_per_second": speed})
+        done = f"{state.global_step}/{state.max_steps} steps"
+        print(f"progress: {done}, loss {logs['loss']:.3f}, {speed / 1000:.1f} k tokens/s", flush=True)
+
+
+class Checkpoints(TrainerCallback):
+    """Saves every so many minutes, and marks a checkpoint once it is whole."""
+
+    def __init__(self, minutes: float) -> None:
+        self._seconds = minutes * 60
+        self._since = time.monotonic()
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Start the clock."""
+        self._since = time.monotonic()
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Ask for a checkpoint when it is time."""
+        if time.monotonic() - self._since >= self._seconds and state.global_step < state.max_steps:
+            control.should_save = True
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Mark the checkpoint that was just written."""
+        assert args.output_dir is not None
+        (Path(args.output_dir) / f"checkpoint-{state.global_step}" / "whole").touch()
+        self._since = time.monotonic()

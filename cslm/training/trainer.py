@@ -1,0 +1,232 @@
+"""Continual pre-training and instruction tuning: the paper's recipe on packed rows.
+
+AdamW, warm-up and cosine to zero, loss on the assistant's tokens. Against the released recipe there is no
+padding, and the loss of every task and language is logged. A killed run continues from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import PreTrainedModel, Trainer, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
+
+from cslm.packing import PackedRows
+from cslm.sequences import IGNORE
+from cslm.training.callbacks import Checkpoints, Progress
+
+WHOLE = "whole"
+"""A file that marks a checkpoint as completely written."""
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How long and how fast to train; the names are those of params.yaml."""
+
+    learning_rate: float
+    epochs: float
+    max_steps: int | None
+    batch_tokens: int
+    warmup: float
+    weight_decay: float
+    checkpoint_minutes: float
+    zero_stage: int
+    speech_loss: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training did, the parts before an interruption included."""
+
+    steps: int
+    step_tokens: int
+    log: list[dict[str, float]]
+    """In order: `step`, and since the entry before `loss`, `loss.TASK.LANGUAGE`, `tokens_per_second`."""
+
+    def figures(self) -> dict[str, float]:
+        """Loss and speed over all steps."""
+        steps = [b - a for a, b in itertools.pairwise([0.0, *(entry["step"] for entry in self.log)])]
+        losses = sum(n * entry["loss"] for n, entry in zip(steps, self.log, strict=True))
+        seconds = sum(
+            n * self.step_tokens / entry["tokens_per_second"] for n, entry in zip(steps, self.log, strict=True)
+        )
+        return {
+            "loss": losses / sum(steps),
+            "steps": self.steps,
+            "tokens": self.steps * self.step_tokens,
+            "tokens_per_second": sum(steps) * self.step_tokens / seconds,
+            "seconds": seconds,
+        }
+
+
+def train(
+    model: PreTrainedModel,
+    rows: PackedRows,
+    config: TrainingConfig,
+    checkpoints: Path,
+    on_log: Callable[[int, dict[str, float]], None],
+    speech_tokens: Sequence[int] = (),
+) -> Trained:
+    """Train `model` in place.
+
+    Args:
+        checkpoints: folder of this training's checkpoints; whole ones there are continued from.
+        on_log: called with (step, numbers) on rank 0.
+        speech_tokens: tokens whose loss counts `config.speech_loss` times.
+    """
+    batch = max(1, config.batch_tokens // rows.manifest.length)
+    steps = max(1.0, len(rows) * config.epochs / batch)
+    steps = round(min(steps, config.max_steps or steps))
+    with single_rank():
+        arguments = TrainingArguments(
+            output_dir=str(checkpoints),
+            per_device_train_batch_size=batch,
+            max_steps=steps,
+            learning_rate=config.learning_rate,
+            lr_scheduler_type="cosine",
+            warmup_steps=round(config.warmup * steps),
+            weight_decay=config.weight_decay,
+            max_grad_norm=1.0,
+            seed=config.seed,
+            logging_steps=max(1, min(10, steps // 10)),
+            save_strategy="no",
+            save_total_limit=2,
+            report_to=[],
+            remove_unused_columns=False,
+            disable_tqdm=True,
+            use_cpu=not torch.cuda.is_available(),
+            bf16=torch.cuda.is_available(),
+            deepspeed=deepspeed_config(config.zero_stage),
+            dataloader_drop_last=len(rows) >= batch,
+        )
+        trainer = PackedTrainer(
+            model=model,
+            args=arguments,
+            train_dataset=rows,
+            callbacks=[Progress(on_log, batch * rows.manifest.length), Checkpoints(config.checkpoint_minutes)],
+            token_weights=token_weights(model.config.vocab_size, speech_tokens, config.speech_loss),
+        )
+        trainer.train(resume_from_checkpoint=last_whole_checkpoint(checkpoints))
+    log = [entry for entry in trainer.state.log_history if "tokens_per_second" in entry]
+    return Trained(steps, batch * rows.manifest.length, log)
+
+
+def token_weights(vocabulary: int, speech_tokens: Sequence[int], speech_loss: float) -> Tensor:
+    """Weight of each token in the loss (vocabulary,): `speech_loss` for speech, 1 for everything else."""
+    weights = torch.ones(vocabulary)
+    weights[list(speech_tokens)] = speech_loss
+    return weights
+
+
+def deepspeed_config(zero_stage: int) -> dict[str, Any]:
+    """DeepSpeed's settings; `auto` values follow the Trainer's."""
+    return {
+        "zero_optimization": {"stage": zero_stage},
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "gradient_clipping": "auto",
+        "train_micro_batch_size_per_gpu": "auto",
+        "gradient_accumulation_steps": "auto",
+        "bf16": {"enabled": "auto"},
+    }
+
+
+def last_whole_checkpoint(folder: Path) -> str | None:
+    """The newest checkpoint that was written to its end; half-written ones are removed."""
+    for path in folder.glob("checkpoint-*"):
+        if not (path / WHOLE).exists():
+            shutil.rmtree(path)
+    last: str | None = get_last_checkpoint(str(folder)) if folder.exists() else None  # type: ignore[no-untyped-call]
+    return last
+
+
+class PackedTrainer(Trainer):
+    """A Trainer that weighs the loss of each token, and logs the (unweighted) loss of each task."""
+
+    def __init__(self, token_weights: Tensor, **options: Any) -> None:
+        super().__init__(**options)
+        self._weights = token_weights
+        assert isinstance(self.train_dataset, PackedRows)
+        self._tasks = self.train_dataset.manifest.tasks
+        self._sums = torch.zeros(len(self._tasks), 2)
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """Weighted mean cross-entropy over labelled tokens; keeps the sum of each task for the log.
+
+        What a heard unit speaks is read from the middle of the network, not from its end: the layers behind
+        can then look it up when they write.
+        """
+        tokens, labels = inputs["input_ids"], inputs["labels"]
+        heard = ((labels != IGNORE) & (labels != tokens))[:, 1:].flatten()
+        outputs = model(
+            input_ids=tokens,
+            position_ids=inputs["position_ids"],
+            use_cache=False,
+            output_hidden_states=bool(heard.any()),
+        )
+        logits = outputs.logits[:, :-1].flatten(0, 1).float()  # (B * (L - 1), V)
+        if outputs.hidden_states is not None:
+            network = self.accelerator.unwrap_model(model)
+            states = outputs.hidden_states[len(outputs.hidden_states) // 2][:, :-1].flatten(0, 1)[heard]
+            logits = logits.masked_scatter(
+                heard[:, None], network.lm_head(network.model.norm(states)).to(logits.dtype)
+            )
+        targets = labels[:, 1:].flatten()  # (B * (L - 1),)
+        losses = F.cross_entropy(logits, targets, ignore_index=IGNORE, reduction="none")
+        labelled = targets != IGNORE
+        tasks = inputs["task"][:, 1:].flatten()[labelled].cpu()
+        self._sums[:, 0].index_add_(0, tasks, losses[labelled].detach().float().cpu())
+        self._sums[:, 1].index_add_(0, tasks, torch.ones(len(tasks)))
+        weights = self._weights.to(targets.device)[targets[labelled]]
+        loss = (losses[labelled] * weights).sum() / weights.sum().clamp_min(1e-9)
+        return (loss, outputs) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], *args: Any, **options: Any) -> None:
+        """Adds `loss.TASK.LANGUAGE` since the last log."""
+        if "loss" in logs:
+            for name, (total, count) in zip(self._tasks, self._sums.tolist(), strict=True):
+                if count:
+                    logs[f"loss.{name}"] = total / count
+            self._sums.zero_()
+        super().log(logs, *args, **options)
+
+
+@contextmanager
+def single_rank() -> Iterator[None]:
+    """Let DeepSpeed run in this process alone, if no launcher has started it.
+
+    The process group keeps its keys in memory, so no port is opened; and what the libraries write into the
+    environment is taken back, so that a program started later does not believe it belongs to this group.
+    """
+    if "RANK" in os.environ:
+        yield
+        return
+    if not torch.distributed.is_initialized():
+        backend = "nccl" if torch.cuda.is_available() else "gloo"
+        store = torch.distributed.HashStore()  # type: ignore[attr-defined]
+        torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)
+    before = dict(os.environ)
+    os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
+    try:
+        yield
+    finally:
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)

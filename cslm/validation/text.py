@@ -1,0 +1,101 @@
+"""Statistics of one text: how much there is to say, in which script, and what no text should hold."""
+
+from __future__ import annotations
+
+import hashlib
+import unicodedata
+from functools import lru_cache
+from itertools import pairwise
+
+LATIN = ("LATIN",)
+LATIN_LANGUAGES = "en de fr es it pt nl pl cs sv da fi no hu ro tr vi id ca hr sk sl et lv lt"
+SCRIPTS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(
+        [
+            "en",
+            "de",
+            "fr",
+            "es",
+            "it",
+            "pt",
+            "nl",
+            "pl",
+            "cs",
+            "sv",
+            "da",
+            "fi",
+            "no",
+            "hu",
+            "ro",
+            "tr",
+            "vi",
+            "id",
+            "ca",
+            "hr",
+            "sk",
+            "sl",
+            "et",
+            "lv",
+            "lt",
+        ],
+        LATIN,
+    ),
+    "zh": ("CJK", "BOPOMOFO"),
+    "yue": ("CJK",),
+    "ja": ("CJK", "HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA"),
+    "ko": ("HANGUL", "CJK"),
+    "ru": ("CYRILLIC",),
+    "uk": ("CYRILLIC",),
+    "bg": ("CYRILLIC",),
+    "el": ("GREEK",),
+    "ar": ("ARABIC",),
+    "fa": ("ARABIC",),
+    "ur": ("ARABIC",),
+    "he": ("HEBREW",),
+    "hi": ("DEVANAGARI",),
+    "th": ("THAI",),
+}
+"""Scripts of each language: the first word of the letters' Unicode names."""
+UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "THAI")
+JOINERS = "\u200c\u200d"
+"""Zero-width (non-)joiners are part of spelling in Persian and Hindi."""
+
+
+def characters(text: str) -> int:
+    """Letters and digits of a text: what is spoken, without blanks and punctuation."""
+    return sum(map(str.isalnum, text))
+
+
+def script_share(text: str, language: str) -> float:
+    """Share of a text that is in the language's script; 1 without letters, or if no script is known for it.
+
+    A word of an alphabet counts as one, like a Chinese character: "我用 iPhone 手机" is four fifths Chinese.
+    """
+    scripts = SCRIPTS.get(language)
+    written = [_script(letter) if letter.isalpha() else "" for letter in text]
+    words = [
+        script
+        for before, script in pairwise(["", *written])
+        if script and (script != before or script in UNSPACED)
+    ]
+    if scripts is None or not words:
+        return 1.0
+    return sum(script in scripts for script in words) / len(words)
+
+
+@lru_cache(maxsize=65_536)
+def _script(letter: str) -> str:
+    return unicodedata.name(unicodedata.normalize("NFKC", letter)[0], "").split(" ")[0]
+
+
+def control_characters(text: str) -> str:
+    """The control, format, private and unassigned characters of a text as `U+0007 U+FEFF`; mostly empty."""
+    wrong = {c for c in text if (unicodedata.category(c)[0] == "C" and c not in JOINERS) or c == "\ufffd"}
+    return " ".join(f"U+{ord(c):04X}" for c in sorted(wrong))
+
+
+def text_key(text: str, language: str) -> int:
+    """64-bit key that is equal for texts that sound alike: case, width, blanks and punctuation do not count."""
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    spoken = language + ":" + "".join(filter(str.isalnum, folded))
+    return int.from_bytes(hashlib.blake2b(spoken.encode(), digest_size=8).digest(), "big", signed=True)
