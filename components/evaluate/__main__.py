@@ -1,0 +1,161 @@
+"""Evaluate the model on everything held out, and write the report.
+
+Run:  python -m components.evaluate
+
+Reads `work/model` (checkpoint), `work/aligned` (utterances with units) and `work/accepted` (dialogues,
+translations). Writes `metrics/evaluation.json` (the test split at the top, `dev` and `heldout_voice`
+below) and `report/evaluation`: `index.html`, its first table as
+`headlines.json` (which `make demo` prints), and what the model said as `dialogues.jsonl` and
+`transcripts.jsonl`. `evaluate.limit` in params.yaml takes only so many items of each kind and language.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import typer
+
+from components.evaluate.report import SplitResults, write_report
+from components.settings import Settings
+from components.stage import Stage, StageFailed
+from cslm.evaluation import summary
+from cslm.evaluation.held_out import HeldOut, grouped, read_held_out, spread
+from cslm.evaluation.latency import compare_chains
+from cslm.evaluation.normalization import LanguageRules, rules_for
+from cslm.evaluation.perplexity import unit_losses
+from cslm.evaluation.similarity import compare
+from cslm.evaluation.tasks import Evaluator
+from cslm.generation import SpeechLanguageModel
+
+MODEL, ALIGNED, ACCEPTED = Path("work/model"), Path("work/aligned"), Path("work/accepted")
+REPORT = Path("report/evaluation")
+SPLITS = ("test", "dev", "heldout_voice")
+VOICE_ONLY = ("heldout_voice",)
+"""Splits that differ from test by their voice: no written tasks, no latency."""
+PROGRESS_EVERY_S = 2.0
+
+
+def main() -> None:
+    """Evaluate work/model on the held-out splits of work/aligned and work/accepted (params.yaml: evaluate)."""
+    with Stage("evaluate") as stage:
+        settings = stage.settings
+        try:
+            splits = {split: _read(split, settings) for split in SPLITS}
+        except FileNotFoundError as error:
+            raise StageFailed(f"{error}; run the stages before this one (dvc repro evaluate)") from error
+        if not splits["test"].utterances and not splits["test"].dialogues:
+            raise StageFailed(
+                f"no utterance of {ALIGNED} and no dialogue of {ACCEPTED} is of split 'test' and of the "
+                f"languages {', '.join(settings.languages)}; give the corpus a test split"
+            )
+        if not (MODEL / "config.json").is_file():
+            raise StageFailed(f"{MODEL} is no checkpoint (no config.json); run the finetune stage first")
+        rules = _rules(list(splits.values()), settings.languages)
+        evaluator = Evaluator(SpeechLanguageModel.load(MODEL), rules, settings.evaluate.batch_size, _Progress())
+        metrics: dict[str, Any] = {}
+        results: dict[str, SplitResults] = {}
+        for split, items in splits.items():
+            numbers, results[split] = evaluate(evaluator, items, settings)
+            metrics |= numbers if split == "test" else {split: numbers}
+        with stage.output(REPORT) as folder:
+            write_report(folder, metrics, results, rules, settings)
+        mlflow.log_artifacts(str(REPORT), "evaluation")
+        stage.log_metrics(metrics)
+
+
+def evaluate(evaluator: Evaluator, items: HeldOut, settings: Settings) -> tuple[dict[str, Any], SplitResults]:
+    """All figures of one split, and what the model said."""
+    seed = settings.seed
+    pace = evaluator.units_per_token(items.utterances)
+    transcripts = evaluator.transcribe(items.utterances)
+    answers = evaluator.converse(items.spoken, pace)
+    metrics: dict[str, Any] = {
+        "asr": summary.transcription(transcripts, evaluator.rules, seed),
+        "tq": summary.question_transcription(answers, evaluator.rules, seed),
+        **summary.conversation(answers, seed),
+    }
+    if items.split not in VOICE_ONLY:
+        metrics["mt"] = summary.translation(evaluator.translate(items.translations), evaluator.rules)
+        metrics["text_instruction"] = summary.text_instruction(evaluator.answer_written(items.written))
+        metrics |= _representation(evaluator, items)
+        if items.split == "test":
+            metrics["latency"] = _latency(evaluator, items, settings, pace)
+    return {name: value for name, value in metrics.items() if value}, SplitResults(transcripts, answers)
+
+
+def _representation(evaluator: Evaluator, items: HeldOut) -> dict[str, Any]:
+    """Unit perplexity, and similarity of parallel speech and text."""
+    model, size = evaluator.model, evaluator.batch_size
+    similarities = {}
+    for language, group in grouped(items.utterances, lambda utterance: utterance.language).items():
+        evaluator.progress(f"similarity {language}", 0, len(group))
+        similarities[language] = compare(
+            model.mean_hidden([model.builder.speech_ids(list(u.units)) for u in group], size),
+            model.mean_hidden([model.builder.text_ids(u.text) for u in group], size),
+            [u.text for u in group],
+        )
+        evaluator.progress(f"similarity {language}", len(group), len(group))
+    losses = unit_losses(model, items.utterances, size)
+    return {
+        "alignment": summary.alignment(similarities),
+        "units": summary.unit_perplexity(items.utterances, losses),
+    }
+
+
+def _latency(evaluator: Evaluator, items: HeldOut, settings: Settings, pace: float) -> dict[str, object]:
+    questions = spread(items.spoken, settings.evaluate.latency_questions, settings.seed)
+    if not questions:
+        return {}
+    room = evaluator.dialogue_room(questions, pace)
+    return compare_chains(
+        evaluator.model,
+        questions,
+        room,
+        lambda done: evaluator.progress("latency", done, len(questions)),
+    ).metrics()
+
+
+def _read(split: str, settings: Settings) -> HeldOut:
+    """The items of a split, each kind and language (pair) cut to `evaluate.limit`."""
+    items = read_held_out(ALIGNED, ACCEPTED, split, settings.languages)
+    limit, seed = settings.evaluate.limit, settings.seed
+    utterances = grouped(items.utterances, lambda item: item.language)
+    dialogues = grouped(items.dialogues, lambda item: (*item.pair, bool(item.question_units)))
+    translations = grouped(items.translations, lambda item: (item.source_language, item.target_language))
+    return HeldOut(
+        split,
+        [item for group in utterances.values() for item in spread(group, limit, seed)],
+        [item for group in dialogues.values() for item in spread(group, limit, seed)],
+        [item for group in translations.values() for item in spread(group, limit, seed)],
+    )
+
+
+def _rules(splits: list[HeldOut], languages: list[str]) -> dict[str, LanguageRules]:
+    """How to compare texts of each language; the texts themselves show the script of an unknown one."""
+    texts: dict[str, list[str]] = {language: [] for language in languages}
+    for items in splits:
+        for utterance in items.utterances:
+            texts[utterance.language].append(utterance.text)
+        for dialogue in items.dialogues:
+            texts[dialogue.answer_language].append(dialogue.answer)
+    return {language: rules_for(language, references) for language, references in texts.items()}
+
+
+class _Progress:
+    """Prints `progress: NAME done/total`, at most every few seconds and at the end of each task."""
+
+    def __init__(self) -> None:
+        self._last = float("-inf")
+
+    def __call__(self, name: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if done == total or now - self._last >= PROGRESS_EVERY_S:
+            print(f"progress: {name} {done}/{total}", flush=True)
+            self._last = now
+
+
+if __name__ == "__main__":
+    typer.run(main)

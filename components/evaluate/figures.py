@@ -1,0 +1,95 @@
+"""The paper's figures and the targets of the sample profile, by the names of `metrics/evaluation.json`.
+
+Paper: "Efficient Training for Cross-lingual Speech Language Models", arXiv 2604.11096. Its corpora are
+others and far larger: the column is a landmark, not a race on equal terms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from components.stage import flatten
+
+PAPER: dict[str, float] = {
+    "asr.en.wer": 0.098,
+    "asr.zh.cer": 0.090,
+    "cross_lingual.*.off_target": 0.01,
+    "alignment.similarity": 0.725,
+    "latency.speedup_over_full_chain": 2.93,
+}
+TARGETS: dict[str, float] = {
+    "asr.en.wer": 0.05,
+    "asr.zh.cer": 0.05,
+    "heldout_voice.asr.en.wer": 0.098,
+    "heldout_voice.asr.zh.cer": 0.090,
+    "conversation.*.exact_match": 0.90,
+    "cross_lingual.*.exact_match": 0.85,
+    "cross_lingual.*.off_target": 0.01,
+    "alignment.similarity": 0.725,
+    "latency.speedup_over_full_chain": 2.9,
+}
+STRICT = ("off_target",)
+"""Figures that must stay below the target; the others may equal it."""
+LOWER_IS_BETTER = ("wer", "cer", "off_target", "perplexity", "seconds", "tokens")
+INTERVALS = ("wer", "cer", "exact_match")
+"""Figures whose interval is the plain `ci95` beside them; others have `NAME_ci95`, or none."""
+HEADLINES = (
+    "asr.*.wer",
+    "asr.*.cer",
+    "conversation.*.exact_match",
+    "cross_lingual.*.exact_match",
+    "cross_lingual.*.off_target",
+    "alignment.similarity",
+    "alignment.retrieval_accuracy",
+    "latency.speedup_over_full_chain",
+    "mt.*.bleu",
+    "text_instruction.*.exact_match",
+    "heldout_voice.asr.*.wer",
+    "heldout_voice.asr.*.cer",
+)
+
+
+@dataclass(frozen=True)
+class Headline:
+    """One figure of this run beside the paper's and the target; `reached` is None without a target."""
+
+    name: str
+    value: float
+    paper: float | None
+    target: float | None
+    reached: bool | None
+    lower_is_better: bool
+    ci95: tuple[float, float] | None
+
+
+def headlines(metrics: Mapping[str, Any]) -> list[Headline]:
+    """The figures that the report and `make demo` show first, of those that the run has."""
+    flat = flatten(metrics)
+    names = [name for pattern in HEADLINES for name in flat if _matches(name, pattern)]
+    return [_headline(name, flat) for name in names]
+
+
+def _headline(name: str, flat: Mapping[str, Any]) -> Headline:
+    value, target = float(flat[name]), _look_up(TARGETS, name)
+    lower = name.rsplit(".", 1)[-1] in LOWER_IS_BETTER
+    reached = None if target is None else value <= target if lower else value >= target
+    if name.endswith(STRICT) and target is not None:
+        reached = value < target
+    parent, _, metric = name.rpartition(".")
+    plain = "ci95" if metric in INTERVALS else f"{metric}_ci95"
+    interval = flat.get(f"{parent}.{plain}")
+    return Headline(
+        name, value, _look_up(PAPER, name), target, reached, lower, tuple(interval) if interval else None
+    )
+
+
+def _look_up(figures: Mapping[str, float], name: str) -> float | None:
+    return next((figure for pattern, figure in figures.items() if _matches(name, pattern)), None)
+
+
+def _matches(name: str, pattern: str) -> bool:
+    """Equal part by part; `*` is any one part."""
+    parts, wanted = name.split("."), pattern.split(".")
+    return len(parts) == len(wanted) and all(w in ("*", p) for p, w in zip(parts, wanted, strict=True))

@@ -1,0 +1,255 @@
+"""The report of an evaluation: one self-contained page, and what the model said as JSON lines."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from components.evaluate import plots
+from components.evaluate.figures import TARGETS, Headline, headlines
+from components.settings import Settings
+from cslm.evaluation.answers import NO_SCRIPT
+from cslm.evaluation.held_out import grouped, spread
+from cslm.evaluation.normalization import LanguageRules
+from cslm.evaluation.tasks import Answer, Transcript
+from cslm.sequences import LANGUAGE_NAMES
+
+SAMPLES = 20
+WRONG_ANSWERS = 30
+WORST_TRANSCRIPTS = 15
+SPLIT_NAMES = {"test": "test", "dev": "dev", "heldout_voice": "held-out voice"}
+SCRIPT_NAMES = {"CJK": "Han", NO_SCRIPT: "no letters"}
+LABELS = {
+    "asr": "Speech recognition",
+    "tq": "Question transcription",
+    "conversation": "Spoken answers",
+    "cross_lingual": "Cross-lingual answers",
+    "text_instruction": "Written answers",
+    "mt": "Translation",
+    "alignment": "Speech and text",
+    "latency": "First speech",
+}
+METRIC_LABELS = {
+    "wer": "word error rate",
+    "cer": "character error rate",
+    "exact_match": "exact match",
+    "off_target": "wrong language",
+    "bleu": "BLEU",
+    "similarity": "cosine of parallel utterances",
+    "retrieval_accuracy": "retrieval accuracy",
+    "speedup_over_full_chain": "speed-up over the full chain",
+}
+PLAIN = {"bleu": "{:.1f}", "speedup_over_full_chain": "{:.2f}x"}
+"""Figures that are no fractions; the others are shown in percent."""
+
+
+@dataclass(frozen=True)
+class SplitResults:
+    """What the model said on one split."""
+
+    transcripts: list[Transcript]
+    answers: list[Answer]
+
+
+def write_report(
+    folder: Path,
+    metrics: Mapping[str, Any],
+    results: Mapping[str, SplitResults],
+    rules: Mapping[str, LanguageRules],
+    settings: Settings,
+) -> None:
+    """Write `index.html`, `headlines.json`, `dialogues.jsonl` and `transcripts.jsonl` into `folder`."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
+    )
+    environment.filters |= {"percent": percent, "language": language_name}
+    test = results["test"]
+    by_split = {name: metrics if name == "test" else metrics.get(name, {}) for name in results}
+    first = [(label(h.name), _headline_cells(h), h) for h in headlines(metrics)]
+    page = environment.get_template("report.html.j2").render(
+        settings=settings,
+        metrics=metrics,
+        splits={name: label for name, label in SPLIT_NAMES.items() if name in results},
+        by_split=by_split,
+        headlines=first,
+        rates_plot=_rates_plot(by_split, rules),
+        latency_plot=plots.latency(metrics["latency"]) if metrics.get("latency", {}).get("n") else None,
+        confusion=confusion(test.answers),
+        intents=intents(test.answers),
+        samples=spread(test.answers, SAMPLES, settings.seed),
+        wrong=[answer for answer in test.answers if not answer.right],
+        wrong_shown=WRONG_ANSWERS,
+        worst=worst(test.transcripts, rules),
+        pair_name=pair_name,
+        rules=rules,
+    )
+    (folder / "index.html").write_text(page, "utf-8")
+    rows = [{"title": title, **cells, "reached": headline.reached} for title, cells, headline in first]
+    (folder / "headlines.json").write_text(json.dumps(rows, ensure_ascii=False, indent=1) + "\n", "utf-8")
+    _write_lines(folder / "dialogues.jsonl", (_answer_row(s, a) for s, r in results.items() for a in r.answers))
+    _write_lines(
+        folder / "transcripts.jsonl", (_transcript_row(s, t) for s, r in results.items() for t in r.transcripts)
+    )
+
+
+def percent(value: float) -> str:
+    """0.0312 -> `3.1 %`; more decimals where they matter."""
+    return f"{100 * value:.2f} %" if 0 < abs(value) < 0.01 else f"{100 * value:.1f} %"
+
+
+def language_name(code: str) -> str:
+    """`en` -> English; the code itself where no name is known."""
+    return LANGUAGE_NAMES.get(code, code)
+
+
+def pair_name(asked: str, answered: str) -> str:
+    """`en`, `zh` -> `English to Chinese`."""
+    return language_name(asked) if asked == answered else f"{language_name(asked)} to {language_name(answered)}"
+
+
+def label(name: str) -> str:
+    """`heldout_voice.asr.en.wer` -> `Speech recognition, English, held-out voice: word error rate`."""
+    split = next((split for split in SPLIT_NAMES if name.startswith(f"{split}.")), "")
+    kind, *languages, metric = name.removeprefix(f"{split}.").split(".")
+    parts = [LABELS.get(kind, kind)]
+    parts += [pair_name(*key.split("_")) if "_" in key else language_name(key) for key in languages]
+    parts += [SPLIT_NAMES[split]] if split else []
+    return f"{', '.join(parts)}: {METRIC_LABELS.get(metric, metric.replace('_', ' '))}"
+
+
+def _headline_cells(headline: Headline) -> dict[str, str]:
+    form = PLAIN.get(headline.name.rsplit(".", 1)[-1])
+
+    def show(value: float | None) -> str:
+        return "" if value is None else form.format(value) if form else percent(value)
+
+    sign = ("≤" if headline.lower_is_better else "≥") if headline.target is not None else ""
+    sign = "<" if headline.name.endswith("off_target") and sign else sign
+    interval = f"{show(headline.ci95[0])} to {show(headline.ci95[1])}" if headline.ci95 else ""
+    return {
+        "value": show(headline.value),
+        "interval": interval,
+        "paper": show(headline.paper),
+        "target": f"{sign} {show(headline.target)}".strip(),
+    }
+
+
+def _rates_plot(by_split: Mapping[str, Mapping[str, Any]], rules: Mapping[str, LanguageRules]) -> str | None:
+    points: list[plots.Rate] = []
+    targets: dict[str, float] = {}
+    for kind in ("asr", "tq"):
+        for language, rule in rules.items():
+            row = f"{LABELS[kind]}, {language_name(language)} ({rule.metric.upper()})"
+            target = TARGETS.get(f"{kind}.{language}.{rule.metric}")
+            targets |= {} if target is None else {row: target}
+            for split, metrics in by_split.items():
+                numbers = metrics.get(kind, {}).get(language, {})
+                if rule.metric in numbers:
+                    low, high = numbers["ci95"]
+                    points.append(plots.Rate(row, SPLIT_NAMES[split], numbers[rule.metric], (low, high)))
+    return plots.rates(points, targets) if points else None
+
+
+def confusion(answers: Iterable[Answer]) -> dict[str, Any]:
+    """Asked language against the script of the answer: `{scripts, rows: {language: {script: count}}}`."""
+    counts: dict[str, Counter[str]] = {}
+    for answer in answers:
+        counts.setdefault(answer.dialogue.answer_language, Counter())[answer.script] += 1
+    scripts = sorted({script for row in counts.values() for script in row})
+    return {
+        "scripts": [SCRIPT_NAMES.get(script, script.capitalize()) for script in scripts],
+        "rows": {language: [row[script] for script in scripts] for language, row in sorted(counts.items())},
+    }
+
+
+def intents(answers: Iterable[Answer]) -> dict[str, Any]:
+    """Exact match by intent (what the id says before its first `-`) and pair of languages, worst first.
+
+    Returns:
+        `{pairs, rows: [(intent, [(right, n) of each pair], share, n)], perfect: [intents all right]}`
+    """
+    named = [answer for answer in answers if "-" in answer.dialogue.id]
+    pairs = sorted({answer.dialogue.pair for answer in named}, key=lambda pair: (pair[0] != pair[1], pair))
+    rows = []
+    for intent, group in grouped(named, lambda answer: answer.dialogue.id.split("-")[0]).items():
+        by_pair = grouped(group, lambda answer: answer.dialogue.pair)
+        cells = [(sum(a.right for a in by_pair.get(pair, [])), len(by_pair.get(pair, []))) for pair in pairs]
+        rows.append((intent, cells, sum(a.right for a in group) / len(group), len(group)))
+    rows.sort(key=lambda row: (row[2], row[0]))
+    perfect = sorted(row[0] for row in rows if row[2] == 1)
+    return {"pairs": pairs, "rows": [row for row in rows if row[2] < 1], "perfect": perfect}
+
+
+def worst(transcripts: Iterable[Transcript], rules: Mapping[str, LanguageRules]) -> list[dict[str, Any]]:
+    """The utterances with the highest error rates, as pieces of text that are kept, missing or added."""
+    wrong = [t for t in transcripts if t.errors.total]
+    wrong.sort(key=lambda t: (-t.errors.total / max(t.errors.length, 1), t.utterance.id))
+    return [
+        {
+            "id": t.utterance.id,
+            "language": t.utterance.language,
+            "reference": t.utterance.text,
+            "text": t.text,
+            "rate": t.errors.total / max(t.errors.length, 1),
+            "pieces": _pieces(t, rules[t.utterance.language]),
+        }
+        for t in wrong[:WORST_TRANSCRIPTS]
+    ]
+
+
+def _pieces(transcript: Transcript, rules: LanguageRules) -> list[tuple[str, str]]:
+    """[("keep" | "missing" | "added", text)]: normalized reference turned into the transcript."""
+    blank = "" if rules.by_character else " "
+    expected, heard = rules.tokens(transcript.utterance.text, transcript.text)
+    pieces: list[tuple[str, str]] = []
+    for tag, a, b, c, d in difflib.SequenceMatcher(None, expected, heard, autojunk=False).get_opcodes():
+        if tag == "equal":
+            pieces.append(("keep", blank.join(expected[a:b])))
+            continue
+        pieces += [("missing", blank.join(expected[a:b]))] if b > a else []
+        pieces += [("added", blank.join(heard[c:d]))] if d > c else []
+    return pieces
+
+
+def _answer_row(split: str, answer: Answer) -> dict[str, Any]:
+    dialogue = answer.dialogue
+    return {
+        "id": dialogue.id,
+        "split": split,
+        "question_language": dialogue.question_language,
+        "question": dialogue.question,
+        "transcript": answer.parsed.question,
+        "answer_language": dialogue.answer_language,
+        "reference": dialogue.answer,
+        "answer": answer.parsed.text,
+        "chunks": [{"text": chunk.text, "units": len(chunk.units)} for chunk in answer.parsed.chunks],
+        "exact_match": answer.right,
+        "f1": answer.f1,
+        "off_target": answer.off_target,
+        "well_formed": answer.parsed.well_formed,
+    }
+
+
+def _transcript_row(split: str, transcript: Transcript) -> dict[str, Any]:
+    utterance = transcript.utterance
+    return {
+        "id": utterance.id,
+        "split": split,
+        "language": utterance.language,
+        "reference": utterance.text,
+        "transcript": transcript.text,
+        **asdict(transcript.errors),
+    }
+
+
+def _write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")

@@ -1,0 +1,158 @@
+"""A corpus in the wild becomes Parquet shards of 16 kHz mono speech, and tables of its texts.
+
+Run:  python -m components.ingest --corpus assistant
+
+Reads `corpora.KEY` of params.yaml and the folder it names (docs/corpora.md draws each layout). Writes
+`work/corpora/KEY`: `utterances/*.parquet`, `dialogues.parquet`, `translations.parquet`, and
+`rejected.parquet` with file and reason of every row that could not be taken in. Rows stream: memory holds
+one row group and the ids.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from components.settings import Corpus
+from components.stage import Stage, StageFailed
+from cslm.audio import BadAudio
+from cslm.importers import IMPORTERS, BadCorpus, Defaults, Found, Refused
+from cslm.importers.intake import BadRow, take_in
+from cslm.importers.texts import read_texts
+from cslm.shards import UTTERANCE, ShardWriter
+from cslm.tables import DIALOGUE, REJECTED, TRANSLATION, table_writer
+
+PROGRESS_S = 5.0
+
+log = logging.getLogger("cslm")
+
+
+class Intake:
+    """What was taken in so far: the ids, and counts by split and language for limit, log and metrics."""
+
+    def __init__(self, key: str, corpus: Corpus, rejected: ShardWriter) -> None:
+        self.key, self.corpus, self.rejected = key, corpus, rejected
+        # ids of a corpus are its own business; those of `shards` are the project's, and dialogues name them
+        self.prefix = "" if corpus.format == "shards" else f"{key}-"
+        self.ids: set[str] = set()
+        self.counts: dict[str, Counter[str]] = defaultdict(Counter)
+        self.hours: Counter[str] = Counter()
+        self._told = time.monotonic()
+
+    def full(self, table: str, split: str) -> bool:
+        """Whether the limit of this split is reached."""
+        return self.corpus.limit is not None and self.counts[table][split] >= self.corpus.limit
+
+    def refuse(self, refused: Refused) -> None:
+        """Put a row on the list of rejected ones."""
+        if not self.rejected.rows:
+            log.info("ingest/%s: refused %s: %s", self.key, refused.file, refused.reason)
+        self.rejected.write(
+            {"table": refused.table, "id": refused.id, "file": refused.file, "reason": refused.reason}
+        )
+
+    def utterances(self, found: Iterator[Found | Refused]) -> Iterator[dict[str, Any]]:
+        """Rows of what was found; what cannot be read is refused on the way."""
+        for item in found:
+            self._tell()
+            if isinstance(item, Refused):
+                self.refuse(item)
+            elif self.prefix + item.id in self.ids:
+                self.refuse(Refused(item.id, item.file, "the id is there twice; the first one is kept"))
+            elif not self.full("utterances", item.split):
+                try:
+                    row = take_in(item, self.corpus.source or self.key, self.prefix)
+                except (BadAudio, BadRow, OSError) as error:
+                    self.refuse(Refused(item.id, item.file, str(error)))
+                    continue
+                self.ids.add(row["id"])
+                self.counts["utterances"][row["split"]] += 1
+                self.hours[row["language"]] += row["duration_s"] / 3600
+                yield row
+
+    def texts(self, table: str, found: Iterator[dict[str, str] | Refused]) -> Iterator[dict[str, str]]:
+        """Rows of a text table; under a limit, only dialogues whose question is text or was taken in."""
+        for row in found:
+            if isinstance(row, Refused):
+                self.refuse(row)
+                continue
+            asked = row.get("question_speech")
+            unheard = self.corpus.limit is not None and asked and asked not in self.ids
+            # a dialogue with speech is limited by its utterance already
+            if not unheard and (asked or not self.full(table, row["split"])):
+                self.counts[table][row["split"]] += 1
+                yield row
+
+    def _tell(self) -> None:
+        if time.monotonic() - self._told > PROGRESS_S:
+            self._told = time.monotonic()
+            log.info("ingest/%s: %s ...", self.key, self.summary())
+
+    def summary(self) -> str:
+        """Counts in words."""
+        hours = ", ".join(f"{hours:.2f} h {language}" for language, hours in sorted(self.hours.items()))
+        words = [f"{self.counts['utterances'].total()} utterances ({hours or 'none'})"]
+        words += [f"{self.counts[table].total()} {table}" for table in ("dialogues", "translations")]
+        return ", ".join([*words, f"{self.rejected.rows} rows refused"])
+
+    def metrics(self) -> dict[str, Any]:
+        """Counts by split, hours by language."""
+        tables = ("utterances", "dialogues", "translations")
+        return {
+            **{table: {"total": self.counts[table].total(), **self.counts[table]} for table in tables},
+            "hours": dict(self.hours),
+            "rejected": self.rejected.rows,
+        }
+
+
+def ingest(key: str, corpus: Corpus, folder: Path) -> Intake:
+    """Write the tables of one corpus into `folder`.
+
+    Raises:
+        BadCorpus: the corpus is not of the format that the settings name.
+    """
+    root = Path(corpus.path)
+    if not root.is_dir():
+        raise BadCorpus(f"{root}: no such folder")
+    defaults = Defaults(corpus.language, corpus.split)
+    with ExitStack() as stack:
+        rejected = stack.enter_context(table_writer(folder / "rejected.parquet", REJECTED))
+        intake = Intake(key, corpus, rejected)
+        with ShardWriter(folder / "utterances", UTTERANCE) as writer:
+            for row in intake.utterances(IMPORTERS[corpus.format](root, defaults)):
+                writer.write(row)
+        for table, schema in (("dialogues", DIALOGUE), ("translations", TRANSLATION)):
+            with table_writer(folder / f"{table}.parquet", schema) as writer:
+                for text in intake.texts(table, read_texts(root, table, schema, intake.prefix)):
+                    writer.write(text)
+    return intake
+
+
+def main(corpus: Annotated[str, typer.Option(help="key under `corpora` in params.yaml")]) -> None:
+    """Turn a corpus (params.yaml: corpora.KEY) into Parquet shards under work/corpora/KEY."""
+    with Stage(f"ingest/{corpus}") as stage:
+        known = stage.settings.corpora
+        if corpus not in known:
+            raise StageFailed(f"params.yaml has no corpora.{corpus}; it has {', '.join(known)}")
+        try:
+            with stage.output(f"work/corpora/{corpus}") as folder:
+                intake = ingest(corpus, known[corpus], folder)
+        except BadCorpus as error:
+            raise StageFailed(
+                f"corpora.{corpus} (format {known[corpus].format}): {error}; docs/corpora.md draws each layout"
+            ) from error
+        stage.log_metrics(intake.metrics())
+        log.info("ingest/%s: %s", corpus, intake.summary())
+        if intake.rejected.rows:
+            log.info("refused rows and their reasons: work/corpora/%s/rejected.parquet", corpus)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,143 @@
+"""Register the evaluated model: one version for each distinct result, alias `candidate`.
+
+Run:  python -m components.register
+
+Needs work/model, work/tokenizer, metrics/evaluation.json, report/evaluation, params.yaml and
+requirements/components.in in the current folder. The same result again makes no second version; it gets the
+alias back. The version's pyfunc model (components/register/model.py) and metrics hang on the pipeline's MLflow
+run if `MLFLOW_PARENT_RUN_ID` names it, else on a run of their own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import typer
+from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.models import Model, ModelSignature
+from mlflow.types.schema import AnyType, Array, ColSpec, DataType, ParamSchema, ParamSpec, Schema
+
+import cslm
+from components.register import model as served
+from components.register.result import data_version, describe, git_commit, result_digest
+from components.settings import Settings
+from components.stage import Stage, StageFailed, flatten
+
+ALIAS = "candidate"
+MODEL, TOKENIZER = Path("work/model"), Path("work/tokenizer")
+EVALUATION, REPORT = Path("metrics/evaluation.json"), Path("report/evaluation")
+REQUIREMENTS = Path("requirements/components.in")
+MADE_BY = {
+    MODEL / "config.json": "dvc repro finetune",
+    TOKENIZER / "model.safetensors": "dvc repro train_tokenizer",
+    EVALUATION: "dvc repro evaluate",
+    REPORT: "dvc repro evaluate",
+    REQUIREMENTS: "git checkout",
+}
+# Bytes or, through REST, base64: MLflow's own `binary` takes only the first from Python.
+ANYTHING = AnyType()  # type: ignore[no-untyped-call]  # MLflow's constructor is untyped
+SIGNATURE = ModelSignature(
+    inputs=Schema(
+        [
+            ColSpec(ANYTHING, "audio", required=False),
+            ColSpec(ANYTHING, "text", required=False),
+            ColSpec(ANYTHING, "answer_language", required=False),
+        ]
+    ),
+    outputs=Schema(
+        [
+            ColSpec(DataType.string, "question"),
+            ColSpec(DataType.string, "answer"),
+            ColSpec(Array(DataType.long), "units"),
+            ColSpec(DataType.boolean, "well_formed"),
+        ]
+    ),
+    params=ParamSchema([ParamSpec(name, DataType.integer, value) for name, value in served.DEFAULTS.items()]),
+)
+
+
+def main() -> None:
+    """Register the model in work/model, unless its very result is registered already.
+
+    Reads work/model, work/tokenizer, metrics/evaluation.json, report/evaluation, params.yaml and
+    requirements/components.in of the current folder.
+    """
+    with Stage("register") as stage:
+        for path, command in MADE_BY.items():
+            if not path.exists():
+                raise StageFailed(f"{path} is missing; make it first ({command})")
+        evaluation = json.loads(EVALUATION.read_text("utf-8"))
+        digest = result_digest([MODEL, TOKENIZER], evaluation)
+        name = stage.settings.register_.model
+        client = MlflowClient()
+        try:
+            version = find_version(client, name, digest)
+            known = version is not None
+            if version is None:
+                run_id = os.environ.get("MLFLOW_PARENT_RUN_ID", stage.run_id)
+                version = create_version(run_id, stage.settings, evaluation, digest)
+            if not version.description:
+                text = describe(evaluation, version.tags, stage.settings)
+                client.update_model_version(name, version.version, text)
+            client.set_registered_model_alias(name, ALIAS, version.version)
+        except mlflow.MlflowException as error:
+            raise StageFailed(
+                f"the registry at {mlflow.get_tracking_uri()} refused {name}: {error}; run this again"
+            ) from error
+        stage.log_metrics({"version": int(version.version), "new": int(not known)})
+        print(f"version {version.version} ({'unchanged' if known else f'new, {ALIAS}'})")
+
+
+def find_version(client: MlflowClient, name: str, digest: str) -> ModelVersion | None:
+    """The ready version of `name` with this result, the latest if several; None if there is none."""
+    versions = client.search_model_versions(f"name = '{name}' and tag.result_digest = '{digest}'")
+    ready = [version for version in versions if version.status == "READY"]
+    return max(ready, key=lambda version: int(version.version), default=None)
+
+
+def create_version(run_id: str, settings: Settings, evaluation: Mapping[str, Any], digest: str) -> ModelVersion:
+    """Log the pyfunc model and its metrics to the run, then register it with its tags."""
+    name = settings.register_.model
+    tags = version_tags(settings, digest)
+    # MLflow wants an example input; it would make the model answer it here and now.
+    warnings.filterwarnings("ignore", message=".*input example was not provided")
+    # `mlflow.pyfunc.log_model` knows only the active run, and that one is this stage's own.
+    info = Model.log(
+        None,
+        mlflow.pyfunc,
+        name=name.replace(".", "-"),
+        run_id=run_id,
+        python_model=served.__file__,
+        artifacts={"model": str(MODEL), "tokenizer": str(TOKENIZER), "report": str(REPORT)},
+        code_paths=[str(Path(cslm.__file__).parent)],
+        model_config={"languages": settings.languages},
+        signature=SIGNATURE,
+        pip_requirements=str(REQUIREMENTS),
+    )
+    numbers = {key: float(v) for key, v in flatten(evaluation).items() if isinstance(v, int | float)}
+    mlflow.log_metrics(numbers, run_id=run_id, model_id=info.model_id)
+    return mlflow.register_model(info.model_uri, name, tags=tags)
+
+
+def version_tags(settings: Settings, digest: str) -> dict[str, str]:
+    """Where the version came from; facts that are not known here are left out."""
+    facts = {
+        "git_commit": git_commit(),
+        "pipeline_run": os.environ.get("CSLM_RUN_ID"),
+        "profile": settings.profile,
+        "data_version": data_version(settings.corpora),
+        "result_digest": digest,
+        "languages": ",".join(settings.languages),
+    }
+    return {key: fact for key, fact in facts.items() if fact}
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,181 @@
+"""The model as the registry serves it: spoken or written questions in, answers out.
+
+    model = mlflow.pyfunc.load_model("models:/cslm@candidate")
+    model.predict({"audio": Path("question.wav").read_bytes(), "answer_language": "zh"})
+
+MLflow logs this file as it is ("models from code"), with `cslm` beside it: nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlflow.models
+import numpy as np
+import pandas as pd
+from mlflow.pyfunc.model import PythonModel, PythonModelContext
+
+from cslm.audio import BadAudio, Samples, decode
+from cslm.generation import SpeechLanguageModel
+from cslm.pronunciation import is_han
+from cslm.tokenizer.speech_tokenizer import SpeechTokenizer
+from cslm.units import merge_runs
+
+INPUTS = ("audio", "text", "answer_language")
+OUTPUTS = ("question", "answer", "units", "well_formed")
+MAX_DURATION_S = 30.0
+DEFAULTS = {"max_new_tokens": 512, "batch_size": 16}
+
+
+@dataclass(frozen=True)
+class Question:
+    """One row of the input, checked: units of the spoken question, or the written one."""
+
+    row: int
+    units: list[int] | None
+    text: str
+    answer_language: str | None
+
+
+class Dialogue(PythonModel):
+    """Answers questions.
+
+    Input columns: `audio` (bytes of a WAV, FLAC, MP3 or Ogg file of up to 30 s, or the same in base64, as
+    JSON needs it) or `text`; and, if wanted, `answer_language` (by default the question's own).
+    Output columns: `question` (what was heard or given), `answer`, `units` (speech units of the answer,
+    runs merged; empty for a written question), `well_formed` (the answer is whole, its markers in order).
+    """
+
+    def load_context(self, context: PythonModelContext) -> None:
+        """Open the checkpoint and the speech tokenizer among the version's artifacts."""
+        self.languages: list[str] = list(context.model_config["languages"])
+        self.tokenizer = SpeechTokenizer.load(Path(context.artifacts["tokenizer"]))
+        self.model = SpeechLanguageModel.load(Path(context.artifacts["model"]))
+
+    def predict(
+        self, context: PythonModelContext, model_input: pd.DataFrame, params: Mapping[str, Any] | None = None
+    ) -> pd.DataFrame:
+        """Answer every row.
+
+        Raises:
+            ValueError: both or neither of audio and text, unusable audio, an unknown language, or too long
+                a question; the message names the row and what is allowed.
+        """
+        options = DEFAULTS | dict(params or {})
+        questions = [self._read(row, cells) for row, cells in enumerate(_rows(model_input))]
+        spoken = [question for question in questions if question.units is not None]
+        written = [question for question in questions if question.units is None]
+        answers = self._answer_spoken(spoken, options) | self._answer_written(written, options)
+        return pd.DataFrame([answers[question.row] for question in questions], columns=list(OUTPUTS))
+
+    def _read(self, row: int, cells: Mapping[str, Any]) -> Question:
+        audio, text, language = (cells.get(name) for name in INPUTS)
+        if (audio is None) == (text is None):
+            found = "neither" if audio is None else "both"
+            raise ValueError(f"row {row}: {found} of audio and text given; exactly one is needed")
+        if language is not None and language not in self.languages:
+            known = ", ".join(self.languages)
+            raise ValueError(f"row {row}: answer_language {language!r} is unknown; allowed: {known}")
+        if audio is None:
+            if not isinstance(text, str):
+                raise ValueError(f"row {row}: text must be a string, not {type(text).__name__}")
+            return Question(row, None, text.strip(), language)
+        [frames] = self.tokenizer.encode([_decode(row, audio)])
+        units, _ = merge_runs(frames)
+        return Question(row, units, "", language)
+
+    def _answer_spoken(self, questions: list[Question], options: Mapping[str, int]) -> dict[int, Any]:
+        """Answer directly, then once more those whose question turned out to be in another language.
+
+        The model knows "answer in English" from Chinese questions only: asked so in English it would be
+        out of its depth, and only its own transcript tells the language of a recording.
+        """
+        builder = self.model.builder
+        prompts = [builder.prompt_dialogue(question.units or [], None, None) for question in questions]
+        replies = self._generate(questions, prompts, options)
+        foreign = [
+            index
+            for index, (question, ids) in enumerate(zip(questions, replies, strict=True))
+            if not self._is_in(builder.parse_dialogue(ids).question, question.answer_language)
+        ]
+        again = [questions[index] for index in foreign]
+        prompts = [builder.prompt_dialogue(q.units or [], None, q.answer_language) for q in again]
+        for index, ids in zip(foreign, self._generate(again, prompts, options), strict=True):
+            replies[index] = ids
+        answers = {}
+        for question, ids in zip(questions, replies, strict=True):
+            reply = builder.parse_dialogue(ids)
+            answers[question.row] = (reply.question, reply.text, reply.units, reply.well_formed)
+        return answers
+
+    def _answer_written(self, questions: list[Question], options: Mapping[str, int]) -> dict[int, Any]:
+        """Answer in the question's language; for another one the question is translated first."""
+        builder = self.model.builder
+        asked = [question.text for question in questions]
+        foreign = [i for i, q in enumerate(questions) if not self._is_in(q.text, q.answer_language)]
+        again = [questions[index] for index in foreign]
+        prompts = [builder.prompt_mt(q.text, "", str(q.answer_language)) for q in again]
+        for index, ids in zip(foreign, self._generate(again, prompts, options), strict=True):
+            asked[index] = builder.parse_text(ids)
+        prompts = [
+            builder.prompt_text(text, q.answer_language) for text, q in zip(asked, questions, strict=True)
+        ]
+        answers: dict[int, Any] = {}
+        for question, ids in zip(questions, self._generate(questions, prompts, options), strict=True):
+            answer = builder.parse_text(ids)
+            whole = bool(answer) and not builder.parse_units(ids) and len(ids) < options["max_new_tokens"]
+            answers[question.row] = (question.text, answer, [], whole)
+        return answers
+
+    def _is_in(self, text: str, language: str | None) -> bool:
+        """True if `text` is in `language`, as far as its script tells, or no language was asked for."""
+        chinese = any(map(is_han, text))
+        possible = [known for known in self.languages if (known == "zh") == chinese]
+        return language is None or possible == [language]
+
+    def _generate(
+        self, questions: list[Question], prompts: list[list[int]], options: Mapping[str, int]
+    ) -> list[list[int]]:
+        limit = self.model.model.config.max_position_embeddings - options["max_new_tokens"]
+        for question, prompt in zip(questions, prompts, strict=True):
+            if len(prompt) > limit:
+                raise ValueError(f"row {question.row}: {len(prompt)} tokens in the question; at most {limit}")
+        return self.model.generate(prompts, options["max_new_tokens"], options["batch_size"])
+
+
+def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows of the input without their empty cells."""
+    # MLflow makes one row of a dict whose columns are all lists of strings.
+    listed = [name for name in frame.columns if frame[name].map(lambda cell: isinstance(cell, list)).any()]
+    if listed:
+        frame = frame.explode(listed, ignore_index=True)
+    rows = frame.to_dict("records")
+    return [{str(k): cell for k, cell in row.items() if not _is_empty(cell)} for row in rows]
+
+
+def _is_empty(cell: Any) -> bool:
+    return cell is None or cell is pd.NA or (isinstance(cell, float) and np.isnan(cell)) or cell in ("", b"")
+
+
+def _decode(row: int, audio: Any) -> Samples:
+    if isinstance(audio, str):
+        try:
+            audio = base64.b64decode(audio, validate=True)
+        except binascii.Error as error:
+            raise ValueError(f"row {row}: audio is a string, but not base64 ({error})") from error
+    if not isinstance(audio, bytes | bytearray | memoryview):
+        raise ValueError(f"row {row}: audio must be bytes or base64, not {type(audio).__name__}")
+    try:
+        return decode(bytes(audio), MAX_DURATION_S)
+    except BadAudio as error:
+        raise ValueError(
+            f"row {row}: audio is {error}; allowed: WAV, FLAC, MP3 or Ogg, mono or stereo, up to 30 s"
+        ) from error
+
+
+mlflow.models.set_model(Dialogue())

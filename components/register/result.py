@@ -1,0 +1,92 @@
+"""What makes a result distinct, where it came from, and how a person reads it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from components.settings import Corpus, Settings
+from components.stage import flatten
+
+VOLATILE = ("mlflow_run_id", "latency")
+DECIMALS = 6
+SPLITS = {"test": "", "dev": "dev.", "held-out voice": "heldout_voice."}
+SHOWN = ("wer", "cer", "exact_match", "f1", "off_target", "bleu", "similarity", "speedup_over_full_chain")
+
+
+def result_digest(folders: list[Path], evaluation: Mapping[str, Any]) -> str:
+    """SHA-256 over every file of `folders` and the evaluation, without what the clock or a rerun changes.
+
+    Left out: run ids and latencies. Numbers count to six decimals: threads add up in any order.
+    """
+    digest = hashlib.sha256()
+    for folder in folders:
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            with path.open("rb") as stream:
+                content = hashlib.file_digest(stream, "sha256").hexdigest()
+            digest.update(f"{folder.name}/{path.relative_to(folder).as_posix()} {content}\n".encode())
+    digest.update(json.dumps(_stable(evaluation), sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+def _stable(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _stable(item) for key, item in value.items() if key not in VOLATILE}
+    return round(value, DECIMALS) if isinstance(value, float) else value
+
+
+def git_commit() -> str | None:
+    """The commit of this run: `CSLM_GIT_COMMIT`, or the checkout's; None outside of git."""
+    if commit := os.environ.get("CSLM_GIT_COMMIT"):
+        return commit
+    try:
+        result = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return None
+    return result.stdout.strip() or None
+
+
+def data_version(corpora: Mapping[str, Corpus]) -> str | None:
+    """`KEY=MD5` of each corpus, as DVC tracks it (`PATH.dvc`, else dvc.lock); None if it tracks none."""
+    lock = yaml.safe_load(Path("dvc.lock").read_text("utf-8")) if Path("dvc.lock").exists() else {}
+    stages = lock.get("stages", {})
+    versions = {key: _md5(key, corpus, stages) for key, corpus in corpora.items()}
+    return ", ".join(f"{key}={md5}" for key, md5 in sorted(versions.items()) if md5) or None
+
+
+def _md5(key: str, corpus: Corpus, stages: Mapping[str, Any]) -> str | None:
+    pointer = Path(f"{corpus.path.rstrip('/')}.dvc")
+    if pointer.exists():
+        return str(yaml.safe_load(pointer.read_text("utf-8"))["outs"][0]["md5"])
+    for dependency in stages.get(f"ingest@{key}", {}).get("deps", []):
+        if dependency["path"] == corpus.path and "md5" in dependency:
+            return str(dependency["md5"])
+    return None
+
+
+def describe(evaluation: Mapping[str, Any], tags: Mapping[str, str], settings: Settings) -> str:
+    """Markdown for the version's page: the key figures of each split, and the origin."""
+    flat = flatten(evaluation)
+    prefixes = tuple(prefix for prefix in SPLITS.values() if prefix)
+    names = [name for name in flat if name.split(".")[-1] in SHOWN and not name.startswith(prefixes)]
+    lines = [f"| metric | {' | '.join(SPLITS)} |", "|---" * (1 + len(SPLITS)) + "|"]
+    for name in names:
+        cells = (_cell(flat.get(prefix + name)) for prefix in SPLITS.values())
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    origin = [
+        f"profile `{settings.profile}`",
+        f"languages {', '.join(settings.languages)}",
+        *(f"{key} `{tags[key]}`" for key in ("git_commit", "data_version", "pipeline_run") if key in tags),
+    ]
+    return "\n".join([*lines, "", f"Made with {'; '.join(origin)}."])
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, int | float) else "-"

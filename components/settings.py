@@ -1,0 +1,281 @@
+"""Every parameter of a run: `params.yaml`, parsed and checked before any work starts.
+
+Run:  python -m components.settings params.yaml      (prints nothing if all is well)
+
+An unknown key, a wrong type or an impossible value gives one error that names the key, the value and
+what is allowed.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+
+def _different(names: list[str]) -> list[str]:
+    if len(set(names)) < len(names):
+        raise ValueError("each language once, please")
+    return names
+
+
+def _rising(limits: tuple[float, float]) -> tuple[float, float]:
+    if not 0 <= limits[0] < limits[1]:
+        raise ValueError("give the lower limit first, then the upper one, both at least 0")
+    return limits
+
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(gt=0)]
+Steps = Annotated[int, Field(ge=0)]
+Range = Annotated[tuple[float, float], AfterValidator(_rising)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+Language = Annotated[str, Field(pattern=r"^[a-z]{2,3}$")]
+
+
+class BadSettings(ValueError):
+    """params.yaml is not usable; the message names every bad key."""
+
+
+class Section(BaseModel):
+    """A part of params.yaml: unknown keys are errors, nothing changes after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+
+
+class Corpus(Section):
+    format: Literal["shards", "tsv", "librispeech", "aishell", "common_voice", "lhotse", "huggingface"]
+    """How the corpus lies on disk; docs/corpora.md draws each layout."""
+    path: str
+    """Folder of the corpus, relative to the project."""
+    language: Language | None = None
+    """Language of all rows; needed by every format that does not say it itself."""
+    source: str | None = None
+    """Name of the corpus in each row (the corpus' key by default)."""
+    split: Literal["train", "dev", "test", "heldout_voice"] = "train"
+    """Split of the rows where the format has none of its own."""
+    limit: Count | None = None
+    """Take only so many utterances of each split (for a quick look)."""
+
+
+class Validate(Section):
+    min_duration_s: Positive = 0.3
+    max_duration_s: Positive = 30.0
+    """Longer speech is quarantined: the speech tokenizer's limit."""
+    max_clipped: Fraction = 0.01
+    """Allowed share of samples at full scale."""
+    min_level_db: float = -50.0
+    """Root-mean-square level below which an utterance counts as silent (dB of full scale)."""
+    characters_per_second: dict[Language, Range] = {}
+    """Plausible speech rate of each language: letters (or Chinese characters) a second."""
+    max_quarantined: Fraction = 0.02
+    """The run stops if a larger share of any table is refused."""
+    max_drift: Fraction = 0.25
+    """Largest Kolmogorov-Smirnov distance of durations and speech rates to the last accepted version."""
+
+    @model_validator(mode="after")
+    def _durations_rise(self) -> Validate:
+        if self.min_duration_s >= self.max_duration_s:
+            raise ValueError("min_duration_s must be less than max_duration_s")
+        return self
+
+
+class TrainTokenizer(Section):
+    checkpoint: str | None = None
+    """Folder of a trained tokenizer to continue from; null starts from random weights."""
+    steps: Steps = 0
+    """Optimiser steps; 0 takes the checkpoint as it is and only measures it."""
+    learning_rate: Positive = 1.2e-3
+    batch_seconds: Positive = 80.0
+    """Speech in one batch, padding included."""
+    hidden: Annotated[int, Field(gt=0, multiple_of=8)] = 192
+    """Width; four attention heads share it, each an even part."""
+    layers: Annotated[int, Field(ge=2)] = 4
+    """Transformer layers, half before and half behind the quantiser."""
+    levels: Annotated[list[Annotated[int, Field(ge=2)]], Field(min_length=1)] = [8, 8, 8]
+    """Steps of each dimension of the finite scalar quantiser; their product is the number of units."""
+    quantize_after: Steps = 200
+    """Steps without quantisation at the start: with it from step 0 the codes collapse."""
+    continuity: Annotated[float, Field(ge=0)] = 0.02
+    """Weight of the change from frame to frame: more merges more frames into a unit (0.1 freezes the units)."""
+    evenness: Annotated[float, Field(ge=0)] = 0.1
+    """Weight of the entropy of unit use: without it most units stay unused."""
+
+    @model_validator(mode="after")
+    def _trained_somehow(self) -> TrainTokenizer:
+        if self.checkpoint is None and self.steps == 0:
+            raise ValueError("give a checkpoint, or steps > 0 to train one from random weights")
+        return self
+
+
+class Tokenize(Section):
+    batch_seconds: Positive = 120.0
+    """Speech in one batch, padding included."""
+
+
+class Align(Section):
+    words_per_chunk: Count = 7
+    """Words in a chunk of the interleaved chain (paper, section 3.3: about 7)."""
+
+
+class TextModel(Section):
+    checkpoint: str | None = None
+    """Folder of a Llama-family model and tokenizer; null trains a small one on the corpus' own text."""
+    steps: Steps = 0
+    learning_rate: Positive = 1.5e-3
+    batch_tokens: Count = 4096
+    vocabulary: Count = 2000
+    """Most tokens that the text tokenizer may have: one a character, the rarest are left as bytes."""
+    hidden: Count = 192
+    layers: Count = 6
+    heads: Count = 6
+
+    @model_validator(mode="after")
+    def _divisible(self) -> TextModel:
+        if self.hidden % (2 * self.heads):
+            raise ValueError(f"hidden ({self.hidden}) must be a multiple of twice the heads ({self.heads})")
+        return self
+
+    @model_validator(mode="after")
+    def _trained_somehow(self) -> TextModel:
+        if self.checkpoint is None and self.steps == 0:
+            raise ValueError("give a checkpoint, or steps > 0 to train one from random weights")
+        return self
+
+
+class Backbone(Section):
+    checkpoint: str | None = None
+    """Folder of a CSLM checkpoint to continue from; null extends the text model by units and markers."""
+
+
+class PretrainMixture(Section):
+    asr: Annotated[float, Field(ge=0)] = 1.0
+    tts: Annotated[float, Field(ge=0)] = 1.0
+    mt: Annotated[float, Field(ge=0)] = 0.5
+    text: Annotated[float, Field(ge=0)] = 0.5
+
+
+class FinetuneMixture(Section):
+    interleaved: Annotated[float, Field(ge=0)] = 1.0
+    cross_lingual: Annotated[float, Field(ge=0)] = 1.0
+    full_chain: Annotated[float, Field(ge=0)] = 0.25
+    text: Annotated[float, Field(ge=0)] = 0.25
+    asr: Annotated[float, Field(ge=0)] = 0.0
+    """Replay of phase 1, so that it is not forgotten."""
+
+
+class Compose(Section):
+    length: Count = 512
+    """Tokens of one packed row."""
+    unit_dropout: Fraction = 0.0
+    """Share of the units in the user's speech that is left out at random, anew in each pass over an item."""
+    splice: Fraction = 0.0
+    """Share of the words in the user's speech that come from another recording of the same voice, anew in each
+    pass: any other word where the task is to transcribe, the same word where it is to answer."""
+    excerpt: Fraction = 0.0
+    """Share of the transcription items in which only a few words in a row are heard, anew in each pass."""
+    listening: bool = False
+    """Learn also which character each unit of the user's speech speaks, from the alignment (the paper: no)."""
+    pretrain: PretrainMixture = PretrainMixture()
+    """Passes over each task's items in one epoch of phase 1 (0.5 takes a random half)."""
+    finetune: FinetuneMixture = FinetuneMixture()
+
+
+class Training(Section):
+    learning_rate: Positive
+    epochs: Positive = 1.0
+    max_steps: Count | None = None
+    """Stop after so many optimiser steps, whatever `epochs` says."""
+    batch_tokens: Count = 4096
+    """Tokens of one optimiser step, over all ranks."""
+    warmup: Fraction = 0.03
+    """Share of the steps in which the learning rate rises; a cosine takes it to zero afterwards."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    checkpoint_minutes: Positive = 2.0
+    zero_stage: Literal[0, 1, 2] = 2
+    speech_loss: Annotated[float, Field(ge=0)] = 1.0
+    """Weight of a speech unit in the loss, where a text token has 1 (the paper: 1)."""
+
+
+class Evaluate(Section):
+    batch_size: Count = 64
+    limit: Count | None = None
+    """Evaluate only so many items of each kind (for a quick look; the report says so)."""
+    latency_questions: Count = 30
+
+
+class Register(Section):
+    model: Name = "cslm"
+
+
+class Settings(Section):
+    """The whole of params.yaml."""
+
+    profile: Name
+    seed: Annotated[int, Field(ge=0)] = 1
+    languages: Annotated[list[Language], Field(min_length=1), AfterValidator(_different)]
+    corpora: Annotated[dict[Name, Corpus], Field(min_length=1)]
+    validate_: Validate = Field(Validate(), alias="validate")
+    train_tokenizer: TrainTokenizer
+    tokenize: Tokenize = Tokenize()
+    align: Align = Align()
+    text_model: TextModel
+    backbone: Backbone = Backbone()
+    compose: Compose = Compose()
+    pretrain: Training
+    finetune: Training
+    evaluate: Evaluate = Evaluate()
+    register_: Register = Field(Register(), alias="register")
+
+
+def load_settings(path: Path = Path("params.yaml")) -> Settings:
+    """Parse params.yaml.
+
+    Raises:
+        BadSettings: no such file, not YAML, or bad keys; the message lists key, value and what is allowed.
+    """
+    try:
+        raw = yaml.safe_load(path.read_text("utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise BadSettings(f"{path}: {error}") from error
+    if not isinstance(raw, dict):
+        raise BadSettings(f"{path}: a mapping of sections is needed, not {type(raw).__name__}")
+    try:
+        return Settings.model_validate(raw)
+    except ValidationError as error:
+        raise BadSettings("\n".join(_describe(path, problem) for problem in error.errors())) from None
+
+
+def _describe(path: Path, problem: object) -> str:
+    assert isinstance(problem, dict)
+    key = ".".join(map(str, problem["loc"]))
+    if problem["type"] == "extra_forbidden":
+        *parents, _ = problem["loc"]
+        return f"{path}: {key} is not a known key; allowed there: {', '.join(_keys(parents))}"
+    if problem["type"] == "missing":
+        return f"{path}: {key} is missing; it must be given"
+    return f"{path}: {key} = {problem['input']!r}: {problem['msg']}"
+
+
+def _keys(loc: list[object]) -> list[str]:
+    """Names of the keys that the section at `loc` allows."""
+    section: type[BaseModel] = Settings
+    for part in loc:
+        for name, field in section.model_fields.items():
+            annotation = field.annotation
+            if (field.alias or name) == part and isinstance(annotation, type):
+                section = annotation
+            elif (field.alias or name) == part:
+                section = Corpus
+    return [field.alias or name for name, field in section.model_fields.items()]
+
+
+if __name__ == "__main__":
+    try:
+        load_settings(Path(sys.argv[1] if len(sys.argv) > 1 else "params.yaml"))
+    except BadSettings as error:
+        sys.exit(str(error))

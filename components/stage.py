@@ -1,0 +1,172 @@
+"""What every component does alike: settings in, whole outputs or none, one MLflow run.
+
+    with Stage("align") as stage:
+        with stage.output("work/aligned") as folder:
+            ...write into folder...
+        stage.log_metrics({"utterances": 12})
+
+Outputs are written beside their place and renamed at the end, so that a killed run leaves nothing half
+made. The metrics become `metrics/NAME.json` and, with the section's parameters, an MLflow run that is
+nested in the pipeline's run if `MLFLOW_PARENT_RUN_ID` names one.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+import mlflow
+from pydantic import BaseModel
+
+from components.settings import BadSettings, Settings, load_settings
+
+EXPERIMENT = "cslm"
+TAGS = {"CSLM_GIT_COMMIT": "git_commit", "CSLM_RUN_ID": "pipeline_run"}
+
+log = logging.getLogger("cslm")
+
+
+class StageFailed(Exception):
+    """The stage cannot do its work; the message says what was wrong, where, and what to do."""
+
+
+def home() -> Path:
+    """Where run-time state lives: `CSLM_HOME`, or `var/` in the current folder."""
+    return Path(os.environ.get("CSLM_HOME", "var")).absolute()
+
+
+def tracking_uri() -> str:
+    """`MLFLOW_TRACKING_URI`, or the SQLite store of this checkout."""
+    return os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{home()}/mlflow.db")
+
+
+class Stage:
+    """One run of one component.
+
+    Args:
+        name: may carry an item: `tokenize/en` is the `tokenize` stage of `en`.
+
+    Raises:
+        SystemExit: params.yaml is not usable, or the MLflow server does not answer.
+    """
+
+    settings: Settings
+    run_id_file: Path | None = None
+    """Remembers the MLflow run of a training, for the one that continues it; set before entering."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        try:
+            self.settings = load_settings()
+        except BadSettings as error:
+            sys.exit(str(error))
+        self._metrics: dict[str, Any] = {}
+
+    def __enter__(self) -> Stage:
+        logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stderr)
+        logging.getLogger("alembic").setLevel(logging.WARNING)
+        home().mkdir(parents=True, exist_ok=True)
+        mlflow.set_tracking_uri(tracking_uri())
+        try:
+            self._start_run()
+        except mlflow.MlflowException as error:
+            sys.exit(
+                f"{self.name}: the MLflow server at {tracking_uri()} does not answer ({error}); "
+                "start it (make up) or unset MLFLOW_TRACKING_URI, then run this again"
+            )
+        return self
+
+    def _start_run(self) -> None:
+        artifacts = None if tracking_uri().startswith("http") else (home() / "mlartifacts").as_uri()
+        if mlflow.get_experiment_by_name(EXPERIMENT) is None:
+            mlflow.create_experiment(EXPERIMENT, artifact_location=artifacts)
+        mlflow.set_experiment(EXPERIMENT)
+        parent = os.environ.get("MLFLOW_PARENT_RUN_ID")
+        tags = {tag: os.environ[name] for name, tag in TAGS.items() if name in os.environ}
+        tags |= {"stage": self.name, "profile": self.settings.profile}
+        if self.run_id_file is not None and self.run_id_file.exists():
+            mlflow.start_run(self.run_id_file.read_text("utf-8"), tags=tags)
+            return
+        mlflow.start_run(run_name=self.name, parent_run_id=parent, tags=tags)
+        mlflow.log_params(flatten(self.parameters))
+        if self.run_id_file is not None:
+            self.run_id_file.write_text(self.run_id, "utf-8")
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """This stage's section of params.yaml; empty if it has none."""
+        name = self.name.split("/")[0]
+        section = getattr(self.settings, f"{name}_", None) or getattr(self.settings, name, None)
+        return section.model_dump() if isinstance(section, BaseModel) else {}
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> Literal[False]:
+        if kind is None:
+            path = Path("metrics") / f"{'evaluation' if self.name == 'evaluate' else self.name}.json"
+            write_json(path, {**self._metrics, "mlflow_run_id": self.run_id})
+            mlflow.end_run()
+            return False
+        mlflow.end_run("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+        if isinstance(error, StageFailed):
+            sys.exit(f"{self.name}: {error}")
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            sys.exit(f"{self.name}: the disk is full ({error}); free some space and run this again")
+        return False
+
+    @property
+    def run_id(self) -> str:
+        """Id of this stage's MLflow run."""
+        run = mlflow.active_run()
+        assert run is not None, "inside `with Stage(...)` a run is active"
+        return str(run.info.run_id)
+
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Numbers for MLflow (nested ones by dotted names); without `step` also for the metrics file."""
+        numbers = {key: float(v) for key, v in flatten(metrics).items() if isinstance(v, int | float)}
+        mlflow.log_metrics(numbers, step=step)
+        if step is None:
+            self._metrics |= metrics
+
+    @contextmanager
+    def output(self, path: str | Path) -> Iterator[Path]:
+        """A new folder that becomes `path` when the block ends well, and vanishes otherwise."""
+        path = Path(path)
+        partial = path.with_name(f".{path.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        try:
+            yield partial
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        shutil.rmtree(path, ignore_errors=True)
+        partial.rename(path)
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`{"asr": {"en": 1}}` -> `{"asr.en": 1}`."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Readable JSON, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(content, indent=2, ensure_ascii=False, default=float) + "\n", "utf-8")
+    partial.rename(path)

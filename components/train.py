@@ -1,0 +1,84 @@
+"""What the stages that train the language model share: a phase from packed rows to a checkpoint."""
+
+from __future__ import annotations
+
+import csv
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from components.checkpoints import checkpoint_folder
+from components.settings import Training
+from components.stage import Stage, StageFailed, home
+from cslm.packing import PackedRows
+from cslm.sequences import SequenceBuilder
+from cslm.training import TrainingConfig, train
+
+
+def train_phase(name: str, rows: Path, start: Path, result: Path) -> None:
+    """Train the checkpoint in `start` on the packed rows, into `result`; the whole of a training stage."""
+    stage = Stage(name)
+    section: Training = getattr(stage.settings, name)
+    checkpoints = checkpoint_folder(stage, [rows, start])
+    with stage:
+        data = PackedRows(rows)
+        if not len(data):
+            raise StageFailed(f"{rows} holds no rows: the mixture in `compose.{name}` selects nothing")
+        model, tokenizer = open_checkpoint(start)
+        use_deepspeed_here()
+        config = training_config(section, stage.settings.seed)
+        speech = SequenceBuilder(tokenizer).unit_ids
+        trained = train(model, data, config, checkpoints, log_to(stage), speech)
+        with stage.output(result) as folder:
+            save_checkpoint(model, tokenizer, folder)
+        write_log(trained.log, Path(f"metrics/plots/{name}.csv"))
+        stage.log_metrics(trained.figures())
+    shutil.rmtree(checkpoints)
+
+
+def open_checkpoint(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A Hugging Face checkpoint in 32 bits, with its tokenizer.
+
+    Raises:
+        StageFailed: there is none.
+    """
+    if not (folder / "config.json").exists():
+        raise StageFailed(f"no checkpoint (config.json) in {folder}; `make setup` pulls the models that ship")
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
+    return model, AutoTokenizer.from_pretrained(folder)
+
+
+def save_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write safetensors, configuration and tokenizer."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def training_config(section: Training, seed: int) -> TrainingConfig:
+    """The library's configuration from a section of params.yaml."""
+    return TrainingConfig(**section.model_dump(), seed=seed)
+
+
+def use_deepspeed_here() -> None:
+    """Settings that DeepSpeed reads from the environment; its compiled parts are kept for all runs."""
+    os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(home() / "torch_extensions"))
+
+
+def log_to(stage: Stage) -> Callable[[int, dict[str, float]], None]:
+    """Numbers of a training to the stage's MLflow run, as they come."""
+    return lambda step, numbers: stage.log_metrics(numbers, step)
+
+
+def write_log(entries: list[dict[str, float]], path: Path) -> None:
+    """The log of a training as CSV, for DVC's plots; a number that an entry lacks stays empty."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    columns = list(dict.fromkeys(["step", *(name for entry in entries for name in entry)]))
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(entries)
+    partial.rename(path)

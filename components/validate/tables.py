@@ -1,0 +1,149 @@
+"""The three tables of all corpora as streams of statistics, and back into accepted and quarantined rows.
+
+Two passes: the first measures every row (it alone decodes audio), the second sorts the rows. Memory holds
+one row group and the statistics, about 200 bytes a row; never all audio or text.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from components.stage import StageFailed
+from cslm.shards import ROWS_PER_GROUP, UTTERANCE, ShardWriter, read_rows
+from cslm.tables import DIALOGUE, REJECTED, TRANSLATION, read_table, table_writer
+from cslm.validation.checks import Check, refusals, statistics_of_texts, statistics_of_utterance
+from cslm.validation.signal import measure
+
+PROGRESS_S = 5.0
+THREADS = 2
+ROWS_PER_FRAME = 4096
+SIDES = {"dialogues": ("question", "answer"), "translations": ("source", "target")}
+SCHEMAS = {"utterances": UTTERANCE, "dialogues": DIALOGUE, "translations": TRANSLATION}
+
+log = logging.getLogger("cslm")
+
+Corpora = Mapping[str, Path]
+
+
+class Measured:
+    """The statistics of a table's rows, in order, and the reasons against some of them by row number."""
+
+    def __init__(self, frame: pd.DataFrame, reasons: dict[int, str]) -> None:
+        self.frame, self.reasons = frame, reasons
+
+    def accepted(self) -> pd.DataFrame:
+        """The rows without a reason, under their row numbers."""
+        return self.frame[~self.frame.index.isin(list(self.reasons))]
+
+    def refuse(self, reasons: Iterator[tuple[int, str]]) -> int:
+        """Add reasons of checks between rows; how many there were."""
+        found = dict(reasons)
+        self.reasons |= found
+        return len(found)
+
+
+def check_schemas(corpora: Corpora) -> None:
+    """Every file of every corpus has the schema that all stages rely on.
+
+    Raises:
+        StageFailed: one has not; the message names the file and the difference.
+    """
+    for folder in corpora.values():
+        paths = [(path, UTTERANCE) for path in sorted((folder / "utterances").glob("*.parquet"))]
+        paths += [(folder / f"{table}.parquet", SCHEMAS[table]) for table in SIDES]
+        for path, schema in [*paths, (folder / "rejected.parquet", REJECTED)]:
+            if not path.is_file():
+                raise StageFailed(f"{path} is missing; run python -m components.ingest for this corpus")
+            there = pq.read_schema(path)
+            if not there.equals(schema):
+                fields = set(map(str, schema)) ^ set(map(str, there))
+                raise StageFailed(f"{path}: its schema differs in {', '.join(sorted(fields))}; ingest again")
+
+
+def rows_of(table: str, corpora: Corpora) -> Iterator[dict[str, Any]]:
+    """Stream a table's rows, corpus after corpus; the same order in every pass."""
+    for folder in corpora.values():
+        if table == "utterances":
+            yield from read_rows(folder / "utterances")
+        else:
+            yield from read_table(folder / f"{table}.parquet")
+
+
+def measure_utterances(corpora: Corpora, checks: Sequence[Check], max_duration_s: float) -> Measured:
+    """Decode and measure every utterance."""
+
+    def statistics() -> Iterator[dict[str, Any]]:
+        rows = rows_of("utterances", corpora)
+        with ThreadPoolExecutor(THREADS) as pool:  # libsndfile decodes outside of Python's lock
+            while group := list(islice(rows, ROWS_PER_GROUP)):
+                signals = pool.map(lambda row: measure(row["audio"], max_duration_s), group)
+                yield from map(statistics_of_utterance, group, signals)
+
+    return _collect(statistics(), checks, "utterances")
+
+
+def measure_texts(table: str, corpora: Corpora, checks: Sequence[Check]) -> Measured:
+    """Measure every dialogue or translation."""
+    rows = rows_of(table, corpora)
+    return _collect((statistics_of_texts(row, SIDES[table]) for row in rows), checks, table)
+
+
+def _collect(statistics: Iterator[dict[str, Any]], checks: Sequence[Check], table: str) -> Measured:
+    frames: list[pd.DataFrame] = []
+    buffer: list[dict[str, Any]] = []
+    reasons: dict[int, str] = {}
+    told = time.monotonic()
+    for number, row in enumerate(statistics):
+        if reason := refusals(checks, row):
+            reasons[number] = reason
+        # most strings repeat from row to row: one object of each is enough
+        buffer.append({key: sys.intern(v) if isinstance(v, str) else v for key, v in row.items()})
+        if len(buffer) == ROWS_PER_FRAME:
+            frames.append(pd.DataFrame(buffer))
+            buffer = []
+        if time.monotonic() - told > PROGRESS_S:
+            told = time.monotonic()
+            log.info("validate: %d %s, %d refused ...", number + 1, table, len(reasons))
+    frame = pd.concat([*frames, pd.DataFrame(buffer)], ignore_index=True) if frames else pd.DataFrame(buffer)
+    return Measured(frame, reasons)
+
+
+def sort_rows(table: str, corpora: Corpora, reasons: Mapping[int, str], accepted: Path, refused: Path) -> None:
+    """The second pass: rows with a reason to `refused`, with it; the others to `accepted`."""
+    schema = SCHEMAS[table]
+    told = schema.append(pa.field("reason", pa.string(), nullable=False))
+    with _writer(accepted, table, schema) as good, _writer(refused, table, told) as bad:
+        for number, row in enumerate(rows_of(table, corpora)):
+            if number in reasons:
+                bad.write({**row, "reason": reasons[number]})
+            else:
+                good.write(row)
+
+
+def _writer(folder: Path, table: str, schema: pa.Schema) -> AbstractContextManager[ShardWriter]:
+    if table == "utterances":
+        return ShardWriter(folder / table, schema)
+    return table_writer(folder / f"{table}.parquet", schema)
+
+
+def pass_rejected(corpora: Corpora, refused: Path) -> dict[str, int]:
+    """Copy what the importers rejected, the corpus before the file; how many rows of each table."""
+    counts = dict.fromkeys(SCHEMAS, 0)
+    with table_writer(refused / "rejected.parquet", REJECTED) as writer:
+        for key, folder in corpora.items():
+            for row in read_table(folder / "rejected.parquet"):
+                writer.write({**row, "file": f"{key}/{row['file']}"})
+                counts[row["table"]] += 1
+    return counts
