@@ -1,0 +1,56 @@
+# The project's commands. `make` alone lists them.
+SHELL := /bin/bash
+ORCHESTRATOR := .venv/orchestrator/bin/python
+COMPONENTS := .venv/components/bin/python
+ifneq ($(words $(CURDIR) $(or $(CSLM_HOME),var)),2)
+$(error a path with blanks cannot be used: this checkout is "$(CURDIR)", CSLM_HOME is "$(CSLM_HOME)")
+endif
+export PYTHONPATH := $(CURDIR)
+export CSLM_HOME := $(abspath $(or $(CSLM_HOME),var))
+export AIRFLOW_PORT MLFLOW_PORT PROFILE SET FORCE REF RUN CSLM_DVC_REMOTE
+# Libraries keep their caches here, not in the home folder.
+export XDG_CACHE_HOME := $(CSLM_HOME)/cache
+export XDG_CONFIG_HOME := $(CSLM_HOME)/config
+PYTEST := -m pytest -q --durations=5
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo from-scratch up down test test-orchestrator test-components lint clean
+
+help:  ## This list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | awk -F'\t' '{printf "  make %-18s %s\n", $$1, $$2}'
+
+setup:  ## Two locked environments, the git hook, sample data and base models
+	@env -u PYTHONPATH infra/setup.sh
+
+demo: setup  ## Corpus to registered model, in front of you (PROFILE=, SET='key=value', FORCE=, REF=, RUN=)
+	@$(ORCHESTRATOR) -m infra.demo
+
+from-scratch: setup  ## The same from random weights, and how long it took
+	@time PROFILE=from-scratch $(ORCHESTRATOR) -m infra.demo
+
+up: setup  ## Airflow and MLflow in the background (AIRFLOW_PORT=8080, MLFLOW_PORT=5000)
+	@$(ORCHESTRATOR) -m infra.services up
+
+down:  ## Stop them
+	@$(ORCHESTRATOR) -m infra.services down
+
+test: setup  ## The whole test suite
+	@$(MAKE) --no-print-directory test-orchestrator test-components
+
+test-orchestrator:  ## Tests of dags/ and infra/
+	@$(ORCHESTRATOR) $(PYTEST) tests/dags tests/infra
+
+test-components:  ## Tests of cslm/, components/ and the whole
+	@$(COMPONENTS) $(PYTEST) $(wildcard tests/cslm tests/components tests/end_to_end)
+
+lint: setup  ## ruff, mypy, import directions, YAML, Markdown
+	@$(ORCHESTRATOR) -m ruff check . && $(ORCHESTRATOR) -m ruff format --check .
+	@$(COMPONENTS) -m mypy
+	@.venv/orchestrator/bin/lint-imports --no-logo
+	@git ls-files -z --cached --others --exclude-standard '*.yaml' '*.yml' '*.dvc' | xargs -0 .venv/orchestrator/bin/yamllint --strict
+	@git ls-files -z --cached --others --exclude-standard '*.md' | xargs -0 -r .venv/orchestrator/bin/pymarkdown --config .pymarkdown.json scan
+
+clean:  ## Remove all run-time state (asks first)
+	@read -r -p "Remove $(CSLM_HOME) with all runs, caches and registered models? [y/N] " answer && [[ $$answer == [yY] ]]
+	@[[ ! -x $(ORCHESTRATOR) ]] || $(ORCHESTRATOR) -m infra.services down
+	@chmod -R u+w $(CSLM_HOME) 2>/dev/null; rm -rf $(CSLM_HOME) && echo "removed $(CSLM_HOME)"

@@ -1,0 +1,1 @@
+"""Airflow schedules what `dvc.yaml` defines; no torch, no `cslm`, no `components` in here."""

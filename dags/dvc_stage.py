@@ -1,0 +1,181 @@
+"""Bring one stage of a workspace to its end with DVC, or all of them back from the cache.
+
+Run:  python dags/dvc_stage.py --workspace DIR --stage tokenize@en --result result.json [--force]
+      python dags/dvc_stage.py --workspace DIR --restore-all --result result.json
+
+A program of its own, run as a child of an Airflow task, because DVC is not made to be imported into
+Airflow's processes. It imports nothing of this project. First the ancestors of the stage are checked
+out, in order, from the run cache (DVC's memory of which inputs, parameters and code gave which outputs);
+an ancestor that is not there is an error, since its work belongs to another container. Then
+the stage itself: from the run cache if it is there, else by running its command. `--restore-all` also
+writes the merged dvc.lock. The result file says which it was: `{"state": "cached"}` or `{"state": "ran"}`.
+
+Exit codes: 0 done, 1 the stage failed, 3 an ancestor or an input is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dvc.repo import Repo
+    from dvc.stage import Stage
+
+EMBEDDED = "embedded"
+PR_SET_PDEATHSIG = 1
+GRACE_S = 5.0
+MISSING = 3
+
+
+class Missing(Exception):
+    """Something that must be there before the stage can work is not."""
+
+
+def main() -> int:
+    arguments = _arguments()
+    die_with_parent()
+    os.chdir(arguments.workspace)
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    try:
+        with Repo() as repo:
+            if arguments.pull:
+                repo.stage_cache.pull(None)
+            if arguments.restore_all:
+                state = restore_all(repo, arguments.pull)
+            else:
+                state = bring(repo, arguments.stage, arguments.force, arguments.pull)
+    except Missing as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return MISSING
+    except DvcException as error:
+        causes = [str(error), *(str(e) for e in (error.__cause__, error.__context__) if e is not None)]
+        print(f"error: {': '.join(dict.fromkeys(causes))}", file=sys.stderr, flush=True)
+        return 1
+    arguments.result.write_text(json.dumps({"state": state}), "utf-8")
+    return 0
+
+
+def bring(repo: Repo, address: str, force: bool, pull: bool) -> str:
+    """Do the work of one stage; `cached` or `ran`."""
+    from dvc.repo import lock_repo
+    from dvc.stage.cache import RunCacheNotFoundError
+
+    *ancestors, stage = _ordered(repo, address)
+    with lock_repo(repo):
+        for ancestor in ancestors:
+            _restore(repo, ancestor, address, pull)
+        if not force:
+            try:
+                repo.stage_cache.restore(stage, pull=pull)
+                return "cached"
+            except RunCacheNotFoundError:
+                print(f"{address} has not run yet with these inputs, parameters and code", flush=True)
+    repo.reproduce(targets=[address], single_item=True, force=force)
+    if pull:
+        repo.push(targets=[address], run_cache=True)
+    return "ran"
+
+
+def restore_all(repo: Repo, pull: bool) -> str:
+    """Check out the outputs of every stage and write dvc.lock."""
+    from dvc.repo import lock_repo
+    from dvc.repo.reproduce import plan_repro
+
+    with lock_repo(repo):
+        for stage in plan_repro(repo.index.graph):
+            _restore(repo, stage, "the end of the run", pull)
+            if not stage.is_data_source:
+                stage.save()
+                stage.dump(update_pipeline=False)
+    return "cached"
+
+
+def _ordered(repo: Repo, address: str) -> list[Stage]:
+    """The stage's ancestors, each after its own, and the stage itself."""
+    from dvc.repo.reproduce import plan_repro
+
+    return list(plan_repro(repo.index.graph, repo.stage.collect(address)))
+
+
+def _restore(repo: Repo, stage: Stage, reader: str, pull: bool) -> None:
+    from dvc.stage.cache import RunCacheNotFoundError
+
+    if stage.is_data_source:
+        if not stage.outs_cached():
+            _pull_input(repo, stage)
+        stage.checkout()
+        return
+    try:
+        repo.stage_cache.restore(stage, pull=pull)
+    except RunCacheNotFoundError as error:
+        raise Missing(
+            f"{reader} needs the outputs of {stage.addressing}, and the cache has none for this commit's "
+            f"inputs, parameters and code. Run {stage.addressing} first (in the Airflow page: clear it)"
+        ) from error
+
+
+def _pull_input(repo: Repo, stage: Stage) -> None:
+    from dvc.exceptions import DvcException
+
+    try:
+        repo.pull(targets=[stage.addressing], remote=EMBEDDED)
+    except DvcException as error:
+        raise Missing(
+            f"{stage.addressing}: its data is neither in the cache nor in the embedded store ({error}). "
+            "For a corpus of your own: `dvc add` it again in the checkout"
+        ) from error
+
+
+def die_with_parent() -> None:
+    """End the whole process group, the stage's command included, when the Airflow task ends in any way."""
+    os.setpgid(0, 0)
+    signal.signal(signal.SIGTERM, _end_group)
+    if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
+    if os.getppid() == 1:
+        sys.exit("the task that started this has ended")
+
+
+def _end_group(*_: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    os.killpg(0, signal.SIGTERM)
+    time.sleep(GRACE_S if _others_in_group() else 0)
+    os.killpg(0, signal.SIGKILL)
+
+
+def _others_in_group() -> bool:
+    group = os.getpgrp()
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = status.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[2]) == group and int(status.parent.name) != os.getpid() and fields[0] != "Z":
+            return True
+    return False
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workspace", type=Path, required=True, help="clone of the run's commit")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--stage", help="DVC's name of the stage, such as tokenize@en")
+    what.add_argument("--restore-all", action="store_true", help="check out everything and write dvc.lock")
+    parser.add_argument("--result", type=Path, required=True, help="JSON file to write")
+    parser.add_argument("--force", action="store_true", help="run the stage even if it is cached")
+    parser.add_argument("--pull", action="store_true", help="also use the default DVC remote")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

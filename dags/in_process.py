@@ -1,0 +1,26 @@
+"""Run the DAG once in this process, as `airflow dags test` does.
+
+Run:  make demo      (which starts  python -m dags.in_process '{"profile": "sample"}'  and draws its progress)
+
+The argument is the run's conf. Exit code 0 if the run succeeded.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+from airflow.sdk import DagRunState
+
+from dags.cslm_train import cslm_train
+
+
+def main() -> int:
+    conf: dict[str, Any] = json.loads(sys.argv[1])
+    outcome = cslm_train.test(run_conf=conf)
+    return 0 if outcome.state == DagRunState.SUCCESS else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

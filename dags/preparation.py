@@ -1,0 +1,131 @@
+"""The first task of a run: commit what is to be run, check it, open its branch and MLflow run.
+
+It makes the facts that all later tasks get: run, commit, profile, mlflow_run, force, and the items of each
+`foreach` stage. They are short strings and lists, as XCom wants.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import re
+import shutil
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dags import events, graph, parameters, places, run, snapshot, tracking
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,80}")
+OLD_S = 86400
+
+
+def name_of(airflow_run: str, when: datetime.datetime) -> str:
+    """A run's name for branches and folders: time, and four letters of Airflow's own id against ties."""
+    return f"{when:%Y%m%d-%H%M%S}-{hashlib.sha256(airflow_run.encode()).hexdigest()[:4]}"
+
+
+def prepare(
+    name: str, profile: str, overrides: dict[str, Any], ref: str, force: list[str], log: run.Log
+) -> run.Facts:
+    """Commit what is to be run, check its parameters, and open its branch and MLflow run.
+
+    Raises:
+        run.RunFailed: a bad name, profile, reference, parameter or corpus path; nothing has been run then.
+    """
+    project = places.PROJECT
+    if not NAME.fullmatch(name):
+        raise run.RunFailed(f"name of the run {name!r}: letters, digits, dot, dash and underscore, please")
+    try:
+        commit_id, params = _commit(name, profile, overrides, ref)
+        stages = graph.read_graph(project / "dvc.yaml")
+        known = graph.addresses(stages, params)
+        _check_force(force, stages, known)
+        _check_corpora(commit_id, params)
+        snapshot.branch(project, f"runs/{name}", commit_id)
+    except (snapshot.SnapshotFailed, parameters.BadParameters, graph.BadGraph) as error:
+        raise run.RunFailed(f"prepare: {error}") from error
+    log(f"run {name}: commit {commit_id} (branch runs/{name}), profile {params.get('profile', profile)}")
+    facts: run.Facts = {
+        "run": name,
+        "commit": commit_id,
+        "profile": str(params.get("profile", profile)),
+        "force": force,
+        "mlflow_run": tracking.start(name, commit_id, str(params.get("profile", profile))),
+    }
+    facts |= {s.name: graph.items(s, params) for s in stages.values() if s.foreach is not None}
+    events.emit(places.results(name), "", "prepared", stages=known, **facts)
+    return facts
+
+
+def _commit(name: str, profile: str, overrides: dict[str, Any], ref: str) -> tuple[str, dict[str, Any]]:
+    """Commit of the run and its parameters, both checked by the components' own rules."""
+    project = source = places.PROJECT
+    _drop_old_workspaces()
+    checked = places.workspace(name, "prepare")
+    if ref:
+        snapshot.clone(project, snapshot.resolve(project, ref) or ref, checked)
+        source = checked
+    merged = parameters.merged(source, profile, overrides)
+    changed = {}
+    if merged is not None:
+        changed["params.yaml"] = yaml.safe_dump(merged, sort_keys=False, allow_unicode=True).encode()
+    if graph_text := graph.without_null_deps(
+        source / "dvc.yaml", merged or parameters.read(source / "params.yaml")
+    ):
+        changed["dvc.yaml"] = graph_text
+    commit_id = snapshot.commit(project, ref, changed, f"Run {name}, profile {profile}")
+    snapshot.clone(project, commit_id, checked)
+    command = [run.python(), "-m", "components.settings", "params.yaml"]
+    environment = places.stage_environment({"run": name, "commit": commit_id, "mlflow_run": ""})
+    try:
+        result = subprocess.run(
+            command, cwd=checked, env=environment, capture_output=True, text=True, check=False
+        )
+    except FileNotFoundError as error:
+        raise run.RunFailed(f"prepare: {error.filename} is not there: run `make setup`") from error
+    if result.returncode:
+        where = f" (params.yaml with profile {profile} and overrides {overrides})" if merged else ""
+        raise run.RunFailed(f"prepare: bad parameters{where}\n{result.stderr.strip()}")
+    params = parameters.read(checked / "params.yaml")
+    shutil.rmtree(checked, ignore_errors=True)
+    return commit_id, params
+
+
+def _check_force(force: list[str], stages: dict[str, graph.Stage], known: list[str]) -> None:
+    unknown = set(force) - {"all", *stages, *known}
+    if unknown:
+        raise run.RunFailed(
+            f"prepare: no stage {', '.join(sorted(unknown))} to force; there are: all, {', '.join(known)}"
+        )
+
+
+def _check_corpora(commit_id: str, params: dict[str, Any]) -> None:
+    """A corpus must be where a workspace finds it: in DVC or git, or at an absolute path."""
+    for key, corpus in (params.get("corpora") or {}).items():
+        path = str(corpus.get("path", ""))
+        if Path(path).is_absolute():
+            found = Path(path).exists()
+        else:
+            parents = [Path(path), *Path(path).parents]
+            found = snapshot.tracked(places.PROJECT, commit_id, path) or any(
+                snapshot.tracked(places.PROJECT, commit_id, f"{parent}.dvc")
+                for parent in parents
+                if parent.name
+            )
+        if not found:
+            raise run.RunFailed(
+                f"prepare: params.yaml: corpora.{key}.path = {path!r}: no such corpus in DVC, git or on disk. "
+                f"Put it under version control (.venv/orchestrator/bin/dvc add {path}) or give an absolute path"
+            )
+
+
+def _drop_old_workspaces() -> None:
+    """Those of failed stages are kept for a look until the next run begins; a day protects a run beside it."""
+    for folder in (places.home() / "workspaces").glob("*"):
+        signs_of_life = [folder, *(places.home() / "logs" / folder.name).glob("*")]
+        if time.time() - max(path.stat().st_mtime for path in signs_of_life) > OLD_S:
+            shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,94 @@
+"""The parent MLflow run of a pipeline run."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dags import places
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+EXPERIMENT = "cslm"
+MADE_BY = "mlflow_run_id"
+"""Key of a metrics file that names the MLflow run which wrote it."""
+
+
+class TrackingFailed(Exception):
+    """MLflow cannot be reached or refuses; the message says where, why, and what to do."""
+
+
+def start(run: str, commit: str, profile: str) -> str:
+    """Id of the parent run of `run`; a repeated call finds the first one's."""
+    local = not places.tracking_uri().startswith("http")
+    artifacts = (places.home() / "mlartifacts").as_uri() if local else None
+    tags = {"git_commit": commit, "profile": profile, "pipeline_run": run, "stage": "pipeline"}
+    with _client() as client:
+        experiment = client.get_experiment_by_name(EXPERIMENT)
+        experiment_id = (
+            experiment.experiment_id
+            if experiment
+            else client.create_experiment(EXPERIMENT, artifact_location=artifacts)
+        )
+        known = client.search_runs([experiment_id], f"tags.pipeline_run = '{run}' and tags.stage = 'pipeline'")
+        if known:
+            client.update_run(known[0].info.run_id, status="RUNNING")
+            return str(known[0].info.run_id)
+        return str(client.create_run(experiment_id, run_name=run, tags=tags).info.run_id)
+
+
+def log_stage(mlflow_run: str, metrics_file: Path, state: str) -> None:
+    """Copy a stage's numbers to the parent run, with a tag that names the run which made them.
+
+    `metrics/tokenize/en.json` gives `tokenize.en.*`; `state` is `cached` or `ran`.
+    """
+    from mlflow.entities import Metric, RunTag
+
+    content = json.loads(metrics_file.read_text("utf-8"))
+    parts = metrics_file.with_suffix("").parts
+    stage = ".".join(parts[parts.index("metrics") + 1 :])
+    metrics = [Metric(f"{stage}.{key}", value, 0, 0) for key, value in numbers(content)]
+    tags = [RunTag(f"state.{stage}", state), RunTag(f"made_by.{stage}", str(content.get(MADE_BY, "")))]
+    with _client() as client:
+        for first in range(0, len(metrics), 1000):
+            client.log_batch(mlflow_run, metrics=metrics[first : first + 1000])
+        client.log_batch(mlflow_run, tags=tags)
+
+
+def end(mlflow_run: str, status: str) -> None:
+    """Close the parent run as FINISHED, FAILED or KILLED."""
+    with _client() as client:
+        client.set_terminated(mlflow_run, status)
+
+
+def numbers(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    """`{"asr": {"en": 1}}` -> `("asr.en", 1.0)`."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from numbers(value, f"{prefix}{key}.")
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            yield f"{prefix}{key}", float(value)
+
+
+@contextmanager
+def _client() -> Iterator[MlflowClient]:
+    import logging
+
+    from mlflow import MlflowClient, MlflowException
+
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    places.home().mkdir(parents=True, exist_ok=True)
+    uri = places.tracking_uri()
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # 7 are minutes of silence where no server is
+    try:
+        yield MlflowClient(tracking_uri=uri)
+    except MlflowException as error:
+        raise TrackingFailed(
+            f"MLflow at {uri} does not do its work ({error}); start it (make up) or unset MLFLOW_TRACKING_URI, "
+            "then run this again"
+        ) from error

@@ -1,0 +1,1 @@
+"""Where it all runs: setup, local Airflow and MLflow, the demo."""
