@@ -1,0 +1,221 @@
+"""`python -m components.evaluate` on a tiny random model, and the report on answers that the test made up."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from components.evaluate.__main__ import main
+from components.evaluate.figures import headlines
+from components.evaluate.report import SplitResults, confusion, intents, label, percent, write_report
+from components.settings import Settings
+from cslm.evaluation.error_rates import count_errors
+from cslm.evaluation.held_out import Dialogue, Utterance
+from cslm.evaluation.normalization import rules_for
+from cslm.evaluation.tasks import Answer, Transcript
+from cslm.sequences import Chunk, Parsed
+from cslm.tables import DIALOGUE, TRANSLATION
+from cslm.text_model import random_llama, train_text_tokenizer
+from cslm.vocabulary import extend
+
+PARAMS: dict[str, Any] = {
+    "profile": "test",
+    "languages": ["en", "zh"],
+    "corpora": {"assistant": {"format": "shards", "path": "data/sample"}},
+    "train_tokenizer": {"steps": 1},
+    "text_model": {"steps": 1},
+    "pretrain": {"learning_rate": 0.001},
+    "finetune": {"learning_rate": 0.001},
+    "evaluate": {"batch_size": 4, "latency_questions": 2, "limit": 2},
+}
+TEXTS = {"en": ("Is it far?", "It is not far."), "zh": ("远吗？", "不太远。")}
+SPLITS = ("train", "dev", "test", "heldout_voice")
+RULES = {language: rules_for(language) for language in TEXTS}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One MLflow store for all tests: to make it takes long."""
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture
+def project(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What the stages before leave: a checkpoint, utterances with units, dialogues and translations."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CSLM_HOME", str(home))
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_PARENT_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(PARAMS))
+    tokenizer = train_text_tokenizer([text for pair in TEXTS.values() for text in pair], 270)
+    model = random_llama(tokenizer, hidden=32, layers=1, heads=2, seed=1)
+    extend(model, tokenizer, units=8, seed=1)
+    model.save_pretrained(tmp_path / "work/model")
+    tokenizer.save_pretrained(tmp_path / "work/model")
+    _write_items(tmp_path / "work")
+    return tmp_path
+
+
+def _write_items(work: Path) -> None:
+    utterances = [
+        {"id": f"far-{i}-{s}-{lang}", "language": lang, "split": s, "text": TEXTS[lang][0], "units": [i, 5, 6]}
+        for i in range(3)
+        for s in SPLITS
+        for lang in TEXTS
+    ]
+    dialogues = [
+        (f"{u['id']}-to-{lang}", u["split"], u["language"], u["text"], u["id"], lang, TEXTS[lang][1], "")
+        for u in utterances
+        for lang in TEXTS
+    ]
+    translations = [(f"t-{s}", s, "en", TEXTS["en"][0], "zh", TEXTS["zh"][0]) for s in SPLITS]
+    for folder in ("aligned", "accepted"):
+        (work / folder).mkdir()
+    pq.write_table(pa.Table.from_pylist(utterances), work / "aligned/shard-00000.parquet")
+    for name, schema, rows in (
+        ("dialogues", DIALOGUE, dialogues),
+        ("translations", TRANSLATION, translations),
+    ):
+        columns = [dict(zip(schema.names, row, strict=True)) for row in rows]
+        pq.write_table(pa.Table.from_pylist(columns, schema), work / f"accepted/{name}.parquet")
+
+
+def test_the_stage_measures_everything(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main()
+    metrics = json.loads((project / "metrics/evaluation.json").read_text("utf-8"))
+    for numbers in (metrics, metrics["dev"], metrics["heldout_voice"]):
+        assert numbers["asr"]["en"].keys() == {"wer", "n", "words", "ci95"}
+        assert numbers["asr"]["zh"].keys() == {"cer", "n", "characters", "ci95"}
+        assert numbers["asr"]["en"]["n"] == 2  # of three: the limit
+        assert numbers["tq"]["zh"]["n"] > 0
+        assert numbers["conversation"].keys() == {"en", "zh"}
+        assert numbers["cross_lingual"].keys() == {"en_zh", "zh_en"}
+        assert {"exact_match", "f1", "off_target", "well_formed", "n", "ci95"} <= numbers["conversation"][
+            "en"
+        ].keys()
+    assert {"mt", "text_instruction", "alignment", "units", "latency"} <= metrics.keys()
+    assert {"mt", "latency"}.isdisjoint(metrics["heldout_voice"])
+    assert -1 <= metrics["alignment"]["similarity"] <= 1
+    assert metrics["units"]["en"]["perplexity"] > 1
+    lines = capsys.readouterr().out.splitlines()
+    assert all(re.fullmatch(r"progress: [a-z ]+ \d+/\d+", line) for line in lines)
+    assert "progress: asr en 2/2" in lines
+    first = json.loads((project / "report/evaluation/headlines.json").read_text("utf-8"))
+    assert first[0]["title"] == "Speech recognition, English: word error rate"
+    assert first[0]["value"] == percent(metrics["asr"]["en"]["wer"])
+    page = (project / "report/evaluation/index.html").read_text("utf-8")
+    assert "at most 2 items of each kind" in page
+    assert not re.search(r"(src|href)=\"(?!data:)", page), "the page needs nothing beside it"
+    spoken = [
+        json.loads(line) for line in (project / "report/evaluation/dialogues.jsonl").open(encoding="utf-8")
+    ]
+    assert len(spoken) == 3 * 4 * 2
+    run = mlflow.get_run(metrics["mlflow_run_id"])
+    assert run.data.metrics["asr.en.wer"] == pytest.approx(metrics["asr"]["en"]["wer"])
+    assert "evaluation/index.html" in [a.path for a in mlflow.artifacts.list_artifacts(
+        run_id=run.info.run_id, artifact_path="evaluation"
+    )]  # fmt: skip
+
+
+def test_a_missing_checkpoint_is_told(project: Path) -> None:
+    (project / "work/model/config.json").unlink()
+    with pytest.raises(SystemExit, match=r"work/model is no checkpoint.*finetune"):
+        main()
+    assert not (project / "report").exists()
+
+
+def test_a_corpus_without_test_split_is_told(project: Path) -> None:
+    (project / "params.yaml").write_text(yaml.safe_dump(PARAMS | {"languages": ["fr"]}))
+    with pytest.raises(SystemExit, match=r"no utterance .* split 'test' .* fr"):
+        main()
+
+
+def _answer(name: str, languages: tuple[str, str], text: str, right: bool, script: str = "LATIN") -> Answer:
+    asked, answered = languages
+    dialogue = Dialogue(name, asked, "Is it <far>?", f"{name}-q", (1,), answered, "It is not far.")
+    parsed = Parsed("is it far", (Chunk(text, (1, 2, 3)),), True)
+    errors = count_errors("Is it far?", "is it far", RULES["en"])
+    return Answer(dialogue, parsed, errors, right, 0.5, False, script)
+
+
+def test_the_report_shows_what_was_said_and_escapes_it(tmp_path: Path) -> None:
+    utterance = Utterance("u1", "en", "The weather is fine", (1, 2))
+    transcripts = [
+        Transcript(
+            utterance, "the whether is fine", count_errors(utterance.text, "the whether is fine", RULES["en"])
+        )
+    ]
+    results = {"test": SplitResults(transcripts, [_answer("far-0", ("en", "en"), "It is <b>near</b>.", False)])}
+    write_report(tmp_path, {}, results, RULES, Settings.model_validate(PARAMS))
+    page = (tmp_path / "index.html").read_text("utf-8")
+    assert "<del>weather</del>" in page
+    assert "<ins>whether</ins>" in page
+    assert "It is &lt;b&gt;near&lt;/b&gt;." in page
+    assert "<b>near" not in page
+    assert "3 units" in page
+    assert "It is not far." in page
+
+
+def test_intents_are_sorted_weakest_first() -> None:
+    answers = [
+        _answer("add-0-q-en", ("en", "en"), "x", True),
+        _answer("add-1-q-en", ("en", "zh"), "x", False),
+        _answer("color-0-q-en", ("en", "en"), "x", True),
+        *(_answer(f"body-{i}-q-en", ("en", "en"), "x", i < 2) for i in range(3)),
+        _answer("unnamed", ("en", "en"), "x", True),
+    ]
+    table = intents(answers)
+    assert table["pairs"] == [("en", "en"), ("en", "zh")]
+    assert table["rows"] == [
+        ("add", [(1, 1), (0, 1)], 0.5, 2),
+        ("body", [(2, 3), (0, 0)], pytest.approx(2 / 3), 3),
+    ]
+    assert table["perfect"] == ["color"]
+
+
+def test_confusion_counts_scripts_of_each_asked_language() -> None:
+    table = confusion(
+        [
+            _answer("a-0", ("en", "en"), "yes", True),
+            _answer("a-1", ("en", "zh"), "yes", False),
+            _answer("a-2", ("zh", "zh"), "是", True, "CJK"),
+        ]
+    )
+    assert table == {"scripts": ["Han", "Latin"], "rows": {"en": [0, 1], "zh": [1, 1]}}
+
+
+def test_headlines_judge_by_direction() -> None:
+    metrics = {
+        "asr": {"en": {"wer": 0.05, "n": 9, "ci95": [0.01, 0.1]}, "zh": {"cer": 0.0501, "n": 9}},
+        "conversation": {"en": {"exact_match": 0.9}},
+        "cross_lingual": {"en_zh": {"exact_match": 0.84, "off_target": 0.01, "ci95": [0.8, 0.9]}},
+        "mt": {"en_zh": {"bleu": 50.0}},
+        "heldout_voice": {"asr": {"en": {"wer": 0.2}}},
+    }
+    found = {h.name: h for h in headlines(metrics)}
+    assert {name: h.reached for name, h in found.items()} == {
+        "asr.en.wer": True,
+        "asr.zh.cer": False,
+        "conversation.en.exact_match": True,
+        "cross_lingual.en_zh.exact_match": False,
+        "cross_lingual.en_zh.off_target": False,  # must stay below 1 %
+        "mt.en_zh.bleu": None,
+        "heldout_voice.asr.en.wer": False,
+    }
+    assert found["asr.en.wer"].paper == 0.098
+    assert found["asr.en.wer"].ci95 == (0.01, 0.1)
+    assert found["cross_lingual.en_zh.off_target"].ci95 is None, "the interval of another figure"
+
+
+def test_figures_have_names_people_read() -> None:
+    assert label("heldout_voice.asr.en.wer") == "Speech recognition, English, held-out voice: word error rate"
+    assert label("cross_lingual.zh_en.exact_match") == "Cross-lingual answers, Chinese to English: exact match"
+    assert (percent(0.0), percent(0.0312), percent(0.004)) == ("0.0 %", "3.1 %", "0.40 %")

@@ -1,0 +1,276 @@
+"""`python -m components.register` on a tiny random model, a real SQLite MLflow, and the served model."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+import torch
+import yaml
+from mlflow import MlflowClient
+from mlflow.pyfunc.model import PythonModelContext
+
+from components.register.__main__ import main
+from components.register.model import Dialogue
+from components.register.result import result_digest
+from cslm.text_model import random_llama, train_text_tokenizer
+from cslm.tokenizer.speech_tokenizer import SpeechTokenizer, TokenizerConfig
+from cslm.vocabulary import extend
+
+EVALUATION = {
+    "asr": {"en": {"wer": 0.0312, "n": 100}, "zh": {"cer": 0.0401, "n": 90}},
+    "conversation": {"en": {"exact_match": 0.91, "n": 100}},
+    "latency": {"first_speech_s": 0.31, "speedup_over_full_chain": 3.2},
+    "dev": {"asr": {"en": {"wer": 0.02, "n": 50}}},
+    "mlflow_run_id": "0123",
+}
+PARAMS = {
+    "profile": "test",
+    "languages": ["en", "zh"],
+    "corpora": {"assistant": {"format": "shards", "path": "data/sample"}},
+    "train_tokenizer": {"steps": 1},
+    "text_model": {"steps": 1},
+    "pretrain": {"learning_rate": 0.001},
+    "finetune": {"learning_rate": 0.001},
+}
+
+
+@pytest.fixture(scope="module")
+def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """work/model and work/tokenizer with random weights, and an empty MLflow store."""
+    root = tmp_path_factory.mktemp("artifacts")
+    MlflowClient(f"sqlite:///{root}/mlflow.db").search_experiments()
+    text_tokenizer = train_text_tokenizer(["what is the capital of france?", "法国的首都是哪里"], 300)
+    model = random_llama(text_tokenizer, hidden=32, layers=1, heads=2, seed=1)
+    extend(model, text_tokenizer, units=8, seed=1)
+    model.save_pretrained(root / "work/model")
+    text_tokenizer.save_pretrained(root / "work/model")
+    torch.manual_seed(1)
+    config = TokenizerConfig(hidden=32, layers=2, levels=[2, 2, 2], labels=["a", "b"])
+    SpeechTokenizer(config).save(root / "work/tokenizer")
+    return root
+
+
+@pytest.fixture
+def workspace(artifacts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder as the pipeline leaves it behind, with an MLflow of its own."""
+    for name in ("work", "metrics", "report/evaluation", "requirements", "data", "var"):
+        (tmp_path / name).mkdir(parents=True)
+    for name in ("model", "tokenizer"):
+        folder = tmp_path / "work" / name
+        folder.mkdir()
+        for path in (artifacts / "work" / name).iterdir():
+            (folder / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "var/mlflow.db").write_bytes((artifacts / "mlflow.db").read_bytes())
+    write(tmp_path / "metrics/evaluation.json", json.dumps(EVALUATION))
+    write(tmp_path / "report/evaluation/index.html", "<p>report</p>")
+    write(tmp_path / "requirements/components.in", "# what components import\ntorch\ntransformers\n")
+    write(tmp_path / "params.yaml", yaml.safe_dump(PARAMS))
+    write(tmp_path / "data/sample.dvc", "outs:\n- md5: abc123.dir\n  path: sample\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CSLM_HOME", str(tmp_path / "var"))
+    monkeypatch.setenv("CSLM_GIT_COMMIT", "c0ffee")
+    monkeypatch.setenv("CSLM_RUN_ID", "manual__1")
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_PARENT_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+    uri = mlflow.get_tracking_uri()
+    yield tmp_path
+    mlflow.set_tracking_uri(uri)
+
+
+def write(path: Path, text: str) -> None:
+    path.write_text(text, "utf-8")
+
+
+def wav(seconds: float = 0.5, kind: str = "WAV", channels: int = 1) -> bytes:
+    samples = 0.1 * np.sin(np.arange(int(16_000 * seconds)) / 7)
+    buffer = io.BytesIO()
+    soundfile.write(buffer, np.repeat(samples[:, None], channels, 1), 16_000, format=kind)
+    return buffer.getvalue()
+
+
+def versions() -> list[Any]:
+    return sorted(MlflowClient().search_model_versions("name = 'cslm'"), key=lambda v: int(v.version))
+
+
+def candidate() -> int:
+    return int(MlflowClient().get_model_version_by_alias("cslm", "candidate").version)
+
+
+@pytest.mark.usefixtures("workspace")
+def test_the_same_result_is_one_version(capsys: pytest.CaptureFixture[str]) -> None:
+    main()
+    assert "version 1 (new, candidate)" in capsys.readouterr().out
+    rerun = {**EVALUATION, "mlflow_run_id": "4567", "latency": {"first_speech_s": 0.29}}
+    write(Path("metrics/evaluation.json"), json.dumps(rerun))
+    MlflowClient().delete_registered_model_alias("cslm", "candidate")
+    MlflowClient().update_model_version("cslm", "1", description="")  # as if killed after registering
+    main()
+    assert "version 1 (unchanged)" in capsys.readouterr().out
+    assert [int(version.version) for version in versions()] == [1]
+    assert candidate() == 1
+    assert "asr.en.wer" in versions()[0].description
+
+
+@pytest.mark.usefixtures("workspace")
+def test_new_weights_are_a_new_version_and_old_ones_get_the_alias_back() -> None:
+    main()
+    weights = Path("work/tokenizer/model.safetensors")
+    old = weights.read_bytes()
+    weights.write_bytes(old[:-1] + bytes([old[-1] ^ 1]))
+    main()
+    assert candidate() == 2
+    weights.write_bytes(old)
+    main()
+    assert len(versions()) == 2
+    assert candidate() == 1
+
+
+@pytest.mark.usefixtures("workspace")
+def test_a_version_says_where_it_came_from_and_how_good_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    mlflow.set_tracking_uri(f"sqlite:///{Path('var').absolute()}/mlflow.db")
+    parent = MlflowClient().create_run(mlflow.set_experiment("cslm").experiment_id)
+    monkeypatch.setenv("MLFLOW_PARENT_RUN_ID", parent.info.run_id)
+    main()
+    [version] = versions()
+    digest = result_digest([Path("work/model"), Path("work/tokenizer")], EVALUATION)
+    assert version.tags == {
+        "git_commit": "c0ffee",
+        "pipeline_run": "manual__1",
+        "profile": "test",
+        "data_version": "assistant=abc123.dir",
+        "result_digest": digest,
+        "languages": "en,zh",
+    }
+    assert version.current_stage == "None"
+    assert version.run_id == parent.info.run_id
+    run = MlflowClient().get_run(parent.info.run_id)
+    assert run.info.status == "RUNNING", "the pipeline's run is not ended by one of its stages"
+    assert run.data.metrics["asr.en.wer"] == 0.0312
+    model = mlflow.get_logged_model(version.source.removeprefix("models:/"))
+    assert {metric.key for metric in model.metrics or []} >= {"asr.zh.cer", "dev.asr.en.wer"}
+    assert "| asr.en.wer | 0.0312 | 0.02 | - |" in version.description
+    assert "c0ffee" in version.description
+
+
+@pytest.mark.usefixtures("workspace")
+def test_nothing_that_is_served_is_pickled() -> None:
+    main()
+    folder = Path(mlflow.artifacts.download_artifacts("models:/cslm@candidate"))
+    names = {path.name for path in folder.rglob("*") if path.is_file()}
+    assert {"model.safetensors", "MLmodel", "index.html", "generation.py"} <= names
+    assert not {name for name in names if name.endswith((".pkl", ".pickle", ".pt", ".pth", ".bin", ".pyc"))}
+    assert "torch" in (folder / "requirements.txt").read_text("utf-8").split()
+
+
+@pytest.mark.usefixtures("workspace")
+def test_the_candidate_answers_speech_and_text() -> None:
+    main()
+    model = mlflow.pyfunc.load_model("models:/cslm@candidate")
+    few = {"max_new_tokens": 5}
+    frame = pd.DataFrame(
+        [
+            {"audio": wav()},
+            {"text": "what is the capital of france?", "answer_language": "zh"},
+            {"audio": wav(kind="FLAC"), "answer_language": "zh"},
+            {"audio": base64.b64encode(wav()).decode()},
+        ]
+    )
+    answers = model.predict(frame, few)
+    assert list(answers.columns) == ["question", "answer", "units", "well_formed"]
+    assert answers["question"][1] == "what is the capital of france?"
+    assert all(isinstance(unit, int) and 0 <= unit < 8 for units in answers["units"] for unit in units)
+    assert not answers["well_formed"].any(), "five tokens of random weights are no whole answer"
+    assert answers.iloc[0].equals(answers.iloc[3]), "base64 is the same audio"
+    single = model.predict({"audio": wav()}, few)
+    assert single.iloc[0].equals(answers.iloc[0])
+    assert len(model.predict({"text": ["hello", "你好"], "answer_language": "en"}, few)) == 2
+    assert len(model.predict([{"text": "hello"}], few)) == 1
+
+
+@pytest.mark.usefixtures("workspace")
+def test_bad_input_is_named_with_what_is_allowed() -> None:
+    main()
+    model = mlflow.pyfunc.load_model("models:/cslm@candidate")
+    for cells, said in [
+        ({"text": "hi", "answer_language": "xx"}, "answer_language 'xx' is unknown; allowed: en, zh"),
+        ({"text": "hi", "audio": wav()}, "row 0: both of audio and text given"),
+        ({"answer_language": "en"}, "row 0: neither of audio and text given"),
+        ({"text": ""}, "row 0: neither of audio and text given"),
+        ({"audio": b"RIFF and nothing else"}, "audio is not readable as audio"),
+        ({"audio": wav(kind="FLAC")[:500]}, "not readable as audio"),
+        ({"audio": wav(31)}, "31.0 s long; at most 30 s is allowed"),
+        ({"audio": wav(channels=8)}, "8 channels"),
+        ({"audio": "%%%"}, "not base64"),
+        ({"text": "why " * 5000}, "tokens in the question; at most"),
+    ]:
+        with pytest.raises(ValueError, match="row 0") as error:
+            model.predict([cells])
+        assert said in str(error.value)
+
+
+def test_another_language_is_asked_for_only_if_the_question_is_not_in_it(
+    artifacts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = {name: str(artifacts / "work" / name) for name in ("model", "tokenizer")}
+    languages = {"languages": ["en", "zh"]}
+    context = PythonModelContext(folders, languages)  # type: ignore[no-untyped-call]  # MLflow's is untyped
+    served = Dialogue()
+    served.load_context(context)
+    builder = served.model.builder
+    asked: list[str] = []
+
+    def generate(prompts: list[list[int]], max_new_tokens: int, batch_size: int) -> list[list[int]]:
+        """Hears "hello" in any speech; answers and translates in the language of the instruction."""
+        replies = []
+        for prompt in prompts:
+            asked.append(str(builder.tokenizer.decode([t for t in prompt if not builder.is_unit(t)])))
+            text = "你好" if "中文" in asked[-1] or "Chinese" in asked[-1] or "你好" in asked[-1] else "hi"
+            spoken = [builder.question_id, *builder.text_ids("hello"), builder.answer_id]
+            ids = builder.text_ids(text)
+            replies.append(
+                [*spoken, *ids, *builder.speech_ids([3])] if builder.speech_start_id in prompt else ids
+            )
+        return replies
+
+    monkeypatch.setattr(served.model, "generate", generate)
+    wanted = [None, "en", "zh"] * 2
+    questions = {"audio": [wav()] * 3 + [None] * 3, "text": [None] * 3 + ["hello"] * 3}
+    answers = served.predict(context, pd.DataFrame({**questions, "answer_language": wanted}))
+    assert answers["answer"].tolist() == ["hi", "hi", "你好"] * 2
+    assert answers["units"].tolist() == [[3]] * 3 + [[]] * 3
+    assert answers["well_formed"].all()
+    assert sum("directly answer" in prompt for prompt in asked) == 3
+    assert sum("用中文回答" in prompt for prompt in asked) == 1
+    assert not any("in English" in prompt for prompt in asked)
+    assert sum("translate the text to Chinese" in prompt for prompt in asked) == 1
+
+
+@pytest.mark.usefixtures("workspace")
+@pytest.mark.parametrize(
+    "missing", ["work/model/config.json", "metrics/evaluation.json", "requirements/components.in"]
+)
+def test_what_is_missing_is_named_with_the_command_that_makes_it(missing: str) -> None:
+    Path(missing).unlink()
+    with pytest.raises(SystemExit, match=f"register: {missing} is missing; make it first"):
+        main()
+
+
+def test_a_result_is_its_files_and_its_scores(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    write(tmp_path / "model/config.json", "{}")
+    first = result_digest([tmp_path / "model"], EVALUATION)
+    assert first == result_digest([tmp_path / "model"], json.loads(json.dumps(EVALUATION)))
+    worse = {**EVALUATION, "asr": {"en": {"wer": 0.04}}}
+    assert first != result_digest([tmp_path / "model"], worse)
+    (tmp_path / "model/config.json").rename(tmp_path / "model/other.json")
+    assert first != result_digest([tmp_path / "model"], EVALUATION)

@@ -1,0 +1,113 @@
+"""What every component promises: whole outputs or none, numbers in a file and in MLflow, clear last words."""
+
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import mlflow
+import pytest
+
+from components.checkpoints import checkpoint_folder
+from components.stage import Stage, StageFailed, flatten
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty project with the sample's parameters and a store of its own."""
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CSLM_HOME", str(tmp_path / "var"))
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_PARENT_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+def test_an_output_is_whole_or_not_there(project: Path) -> None:
+    with Stage("align") as stage:
+        with pytest.raises(RuntimeError), stage.output("work/aligned") as folder:
+            (folder / "half").touch()
+            raise RuntimeError
+        assert not list((project / "work").iterdir())
+        with stage.output("work/aligned") as folder:
+            (folder / "one").touch()
+        with stage.output("work/aligned") as folder:
+            (folder / "two").touch()
+    assert [path.name for path in (project / "work" / "aligned").iterdir()] == ["two"]
+
+
+def test_metrics_and_parameters_are_in_the_file_and_in_mlflow(project: Path) -> None:
+    with Stage("align") as stage:
+        stage.log_metrics({"asr": {"en": 0.25}, "ci95": [0.2, 0.3]})
+        stage.log_metrics({"loss": 2.0}, step=1)
+    written = json.loads((project / "metrics" / "align.json").read_text("utf-8"))
+    assert written["asr"] == {"en": 0.25} and written["ci95"] == [0.2, 0.3] and "loss" not in written
+    run = mlflow.get_run(written["mlflow_run_id"])
+    assert run.data.metrics == {"asr.en": 0.25, "loss": 2.0}
+    assert run.data.params == {"words_per_chunk": "7"}
+    assert run.info.status == "FINISHED"
+
+
+def test_a_failure_is_told_in_one_line_and_recorded() -> None:
+    with pytest.raises(SystemExit, match=r"^align: no shards; run ingest$"), Stage("align") as stage:
+        name = stage.run_id
+        raise StageFailed("no shards; run ingest")
+    assert mlflow.get_run(name).info.status == "FAILED"
+
+
+def test_a_full_disk_is_called_so() -> None:
+    with pytest.raises(SystemExit, match="align: the disk is full"), Stage("align"):
+        raise OSError(errno.ENOSPC, "No space left on device", "work/aligned")
+
+
+def test_a_stage_is_nested_in_the_run_that_the_environment_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Stage("align") as parent:
+        name = parent.run_id
+    monkeypatch.setenv("MLFLOW_PARENT_RUN_ID", name)
+    with Stage("align") as child:
+        assert mlflow.get_run(child.run_id).data.tags["mlflow.parentRunId"] == name
+
+
+def test_only_the_same_training_continues(project: Path) -> None:
+    (project / "rows").mkdir()
+    (project / "rows" / "a").write_text("1")
+    folders, runs = [], []
+    for content in ("1", "1", "2"):
+        (project / "rows" / "a").write_text(content)
+        stage = Stage("pretrain")
+        folders.append(checkpoint_folder(stage, [project / "rows"]))
+        with stage:
+            runs.append(stage.run_id)
+    assert folders[0] == folders[1] != folders[2]
+    assert runs[0] == runs[1] != runs[2]
+
+
+def test_a_server_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(SystemExit, match=r"127\.0\.0\.1:9 does not answer"), Stage("align"):
+        pass
+
+
+def test_bad_parameters_end_a_component_before_any_work(project: Path) -> None:
+    (project / "params.yaml").write_text("profile: x\nsurprise: 1\n", "utf-8")
+    result = subprocess.run(
+        [sys.executable, "-m", "components.pretrain"],
+        cwd=project,
+        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 1
+    assert "surprise is not a known key" in result.stderr and "Traceback" not in result.stderr
+
+
+def test_nested_numbers_get_dotted_names() -> None:
+    assert flatten({"a": {"b": {"c": 1}, "d": 2}, "e": 3}) == {"a.b.c": 1, "a.d": 2, "e": 3}

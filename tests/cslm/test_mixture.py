@@ -1,0 +1,135 @@
+"""The mixture takes each item as often as its weight says, and only what is for training."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+from cslm.aligned import AlignedUtterances
+from cslm.mixture import Mixture, Variation
+from cslm.sequences import SequenceBuilder
+from cslm.tables import DIALOGUE, TRANSLATION
+
+PHASE_1 = {"asr": 1.0, "tts": 1.0, "mt": 1.0, "text": 1.0}
+PHASE_2 = {"interleaved": 1.0, "cross_lingual": 1.0, "full_chain": 1.0, "text": 1.0, "asr": 0.0}
+
+
+def utterance(name: str, language: str, split: str = "train") -> dict[str, object]:
+    """Four units in two chunks."""
+    return {
+        "id": name,
+        "language": language,
+        "split": split,
+        "speaker": "voice",
+        "text": f"text of {name}",
+        "units": [1, 2, 3, 4],
+        "spoken": ["t", "o", name, name],
+        "words": [
+            {"text": "text ", "first": 0, "last": 1},
+            {"text": "of ", "first": 1, "last": 2},
+            {"text": name, "first": 2, "last": 4},
+        ],
+        "chunks": [
+            {"text": "text of ", "first": 0, "last": 2},
+            {"text": name, "first": 2, "last": 4},
+        ],
+    }
+
+
+def dialogue(
+    name: str, asked: str, answered: str, question: str, answer: str, split: str = "train"
+) -> dict[str, str]:
+    """A dialogue; `question` and `answer` name utterances."""
+    texts = f"question {name}", f"answer {name}"
+    return dict(
+        zip(DIALOGUE.names, (name, split, asked, texts[0], question, answered, texts[1], answer), strict=True)
+    )
+
+
+@pytest.fixture(params=[Variation(0.0, 0.0, 0.0, False)])
+def mixture(
+    tiny: tuple[LlamaForCausalLM, PreTrainedTokenizerFast], tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[Mixture]:
+    (tmp_path / "aligned").mkdir()
+    speech = [utterance("q", "en"), utterance("a", "en"), utterance("b", "zh"), utterance("t", "en", "test")]
+    pq.write_table(pa.Table.from_pylist(speech), tmp_path / "aligned" / "shard-00000.parquet")
+    rows = [
+        dialogue("1", "en", "en", "q", "a"),
+        dialogue("2", "en", "zh", "q", "b"),
+        dialogue("3", "en", "en", "q", "gone"),
+        dialogue("4", "en", "en", "", ""),
+        dialogue("5", "en", "en", "t", "a", "test"),
+    ]
+    pq.write_table(pa.Table.from_pylist(rows, DIALOGUE), tmp_path / "dialogues.parquet")
+    translation = dict(zip(TRANSLATION.names, ("1", "train", "en", "hello", "zh", "你好"), strict=True))
+    pq.write_table(pa.Table.from_pylist([translation], TRANSLATION), tmp_path / "translations.parquet")
+    with AlignedUtterances(tmp_path / "aligned", tmp_path / "index.db") as index:
+        yield Mixture(SequenceBuilder(tiny[1]), index, tmp_path, request.param, seed=1)
+
+
+def count(sequences: Iterator[object]) -> Counter[str]:
+    return Counter(f"{s.task}.{s.language}" for s in sequences)  # type: ignore[attr-defined]
+
+
+def test_phase_1_takes_every_training_item_once(mixture: Mixture) -> None:
+    assert count(mixture.pretrain(PHASE_1)) == {
+        "asr.en": 2,
+        "asr.zh": 1,
+        "tts.en": 2,
+        "tts.zh": 1,
+        "mt.zh": 1,
+        "text.en": 3,
+    }
+
+
+def test_phase_2_takes_spoken_dialogues_and_counts_those_without_speech(mixture: Mixture) -> None:
+    assert count(mixture.finetune(PHASE_2)) == {
+        "dialogue.en": 1,
+        "cross_lingual.zh": 1,
+        "full_chain.en": 1,
+        "full_chain.zh": 1,
+        "text.en": 3,
+    }
+    assert mixture.skipped == {"dialogue_without_speech": 1}
+
+
+def test_a_weight_is_a_number_of_passes(mixture: Mixture) -> None:
+    only = dict.fromkeys(PHASE_1, 0.0)
+    assert count(mixture.pretrain(only)) == {}
+    assert count(mixture.pretrain({**only, "asr": 3.0})) == {"asr.en": 6, "asr.zh": 3}
+    half = [sum(count(mixture.pretrain({**only, "tts": 0.5})).values()) for _ in range(200)]
+    assert sum(half) / 200 == pytest.approx(1.5, abs=0.25)
+
+
+@pytest.mark.parametrize("mixture", [Variation(0.25, 0.0, 0.0, False)], indirect=True)
+def test_dropout_thins_what_is_heard_and_never_what_is_spoken(
+    mixture: Mixture, tiny: tuple[LlamaForCausalLM, PreTrainedTokenizerFast]
+) -> None:
+    units = SequenceBuilder(tiny[1]).parse_units
+    passes = list(mixture.pretrain({"asr": 400.0, "tts": 50.0, "mt": 0.0, "text": 0.0}))
+    heard = [units(sequence.input_ids) for sequence in passes if sequence.task == "asr"]
+    assert sum(map(len, heard)) / len(heard) == pytest.approx(3.0, abs=0.1)
+    assert all(row and row == sorted(row) for row in heard)
+    assert all(units(sequence.input_ids) == [1, 2, 3, 4] for sequence in passes if sequence.task == "tts")
+
+
+@pytest.mark.parametrize("mixture", [Variation(0.0, 0.5, 0.5, False)], indirect=True)
+def test_spliced_words_and_excerpts_keep_text_and_units_together(
+    mixture: Mixture, tiny: tuple[LlamaForCausalLM, PreTrainedTokenizerFast]
+) -> None:
+    builder = SequenceBuilder(tiny[1])
+    spoken = {"text": [1], "of": [2], "q": [3, 4], "a": [3, 4], "b": [3, 4]}
+    heard: set[str] = set()
+    for sequence in mixture.pretrain({"asr": 200.0, "tts": 0.0, "mt": 0.0, "text": 0.0}):
+        text = builder.parse_text([token for token in sequence.labels if token >= 0])
+        expected = [unit for word in text.split() for unit in spoken[word]]
+        assert builder.parse_units(sequence.input_ids) == expected, text
+        heard.add(f"{sequence.language}: {text}")
+    assert {"en: text of q", "en: text text a", "en: of", "en: q"} <= heard
+    assert not any("b" in words for words in heard if words.startswith("en")), "a word of the other language"

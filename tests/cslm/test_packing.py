@@ -1,0 +1,92 @@
+"""Packing loses nothing and mixes nothing."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+from cslm.packing import PackedRows, fill_rows, pack
+from cslm.sequences import IGNORE, Sequence
+
+LENGTH = 32
+PAD = 1
+
+
+@given(st.lists(st.integers(1, LENGTH), max_size=80), st.integers(0, 9))
+def test_every_sequence_is_in_one_row_that_holds_it(lengths: list[int], seed: int) -> None:
+    rows = fill_rows(lengths, LENGTH, seed)
+    assert sorted(index for row in rows for index in row) == list(range(len(lengths)))
+    assert all(sum(lengths[index] for index in row) <= LENGTH for row in rows)
+
+
+def test_rows_are_at_least_98_percent_full_with_sequences_of_mixed_length() -> None:
+    lengths = [45 + (i * 37) % 210 for i in range(3000)]
+    rows = fill_rows(lengths, 512, seed=1)
+    assert sum(lengths) / (512 * len(rows)) >= 0.98
+
+
+@st.composite
+def sequences(draw: st.DrawFn) -> list[Sequence]:
+    """Sequences of 2 to 40 tokens, some too long for a row."""
+    out = []
+    for number in range(draw(st.integers(1, 25))):
+        size = draw(st.integers(2, 40))
+        ids = [100 * number + i for i in range(size)]
+        prompt = draw(st.integers(1, size - 1))
+        task = draw(st.sampled_from(["asr", "tts"]))
+        out.append(Sequence(ids, [IGNORE] * prompt + ids[prompt:], task, "en"))
+    return out
+
+
+@settings(max_examples=40)
+@given(sequences())
+def test_packed_rows_hold_exactly_the_sequences_that_fit(
+    tmp_path_factory: pytest.TempPathFactory, given: list[Sequence]
+) -> None:
+    folder = tmp_path_factory.mktemp("packed")
+    manifest = pack(iter(given), folder, LENGTH, PAD, seed=1)
+    fitting = [sequence for sequence in given if len(sequence.input_ids) <= LENGTH]
+    assert sum(manifest.too_long.values()) == len(given) - len(fitting)
+    assert manifest.tokens == sum(len(sequence.input_ids) for sequence in fitting)
+    found = Counter()
+    for row in PackedRows(folder):
+        starts = [i for i in range(LENGTH) if row["position_ids"][i] == 0]
+        for first, last in zip(starts, [*starts[1:], LENGTH], strict=True):
+            ids, labels = row["input_ids"][first:last].tolist(), row["labels"][first:last].tolist()
+            if set(ids) != {PAD}:
+                assert row["position_ids"][first:last].tolist() == list(range(last - first))
+                task = manifest.tasks[int(row["task"][first])].split(".")[0]
+                found[tuple(ids), tuple(labels), task] += 1
+    assert found == Counter((tuple(s.input_ids), tuple(s.labels), s.task) for s in fitting)
+
+
+def test_attention_does_not_cross_documents(
+    tiny: tuple[LlamaForCausalLM, PreTrainedTokenizerFast], tmp_path: Path
+) -> None:
+    model, _ = tiny
+    docs = [[5, 6, 7, 8, 9], [10, 11, 12], [13, 14, 15, 16]]
+    pack((Sequence(ids, ids, "asr", "en") for ids in docs), tmp_path, 12, PAD, seed=1)
+    row = PackedRows(tmp_path)[0]
+    with torch.no_grad():
+        packed = model(
+            input_ids=row["input_ids"][None], position_ids=row["position_ids"][None], use_cache=False
+        ).logits[0]
+        for ids in docs:
+            first = row["input_ids"].tolist().index(ids[0])
+            alone = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0]
+            torch.testing.assert_close(packed[first : first + len(ids)], alone)
+
+
+def test_labels_of_heard_units_are_a_task_of_their_own(tmp_path: Path) -> None:
+    heard = Sequence([5, 6, 7, 8], [IGNORE, 90, IGNORE, 8], "asr", "zh")
+    manifest = pack(iter([heard]), tmp_path, LENGTH, PAD, seed=1)
+    (row,) = PackedRows(tmp_path)
+    assert row["labels"][:4].tolist() == [IGNORE, 90, IGNORE, 8]
+    assert [manifest.tasks[task] for task in row["task"][:4]] == ["asr.zh", "listening.zh", "asr.zh", "asr.zh"]
+    assert manifest.sequences == {"asr.zh": 1}

@@ -1,0 +1,139 @@
+"""What is built can be read back, and only the assistant's tokens are learned."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+from cslm.sequences import IGNORE, PROMPTS, Chunk, SequenceBuilder
+from cslm.text_model import random_llama, train_text_tokenizer
+from cslm.vocabulary import extend
+from tests.cslm.conftest import UNITS
+
+TEXT = st.text(min_size=1, max_size=30)
+UNIT_RUN = st.lists(st.integers(0, UNITS - 1), min_size=1, max_size=12)
+CHUNKS = st.lists(st.builds(Chunk, TEXT, UNIT_RUN.map(tuple)), min_size=1, max_size=4)
+LANGUAGE = st.sampled_from(["en", "zh", "sw"])
+
+
+@pytest.fixture(scope="module")
+def builder(tiny: tuple[LlamaForCausalLM, PreTrainedTokenizerFast]) -> SequenceBuilder:
+    return SequenceBuilder(tiny[1])
+
+
+@given(UNIT_RUN, TEXT, CHUNKS, LANGUAGE, LANGUAGE, st.sampled_from(["interleaved", "full"]))
+def test_a_dialogue_reads_back_as_it_was_built(
+    builder, units, question, chunks, asked, answered, chain
+) -> None:  # type: ignore[no-untyped-def]
+    sequence = builder.dialogue(units, question, chunks, asked, answered, chain)
+    prompt = builder.prompt_dialogue(units, asked, answered, chain)
+    assert sequence.input_ids[: len(prompt)] == prompt
+    parsed = builder.parse_dialogue(sequence.input_ids[len(prompt) :])
+    assert parsed.well_formed
+    assert parsed.question == question
+    assert parsed.text == "".join(chunk.text for chunk in chunks)
+    assert parsed.units == [unit for chunk in chunks for unit in chunk.units]
+    if chain == "interleaved":
+        assert list(parsed.chunks) == chunks
+
+
+@given(UNIT_RUN, TEXT, LANGUAGE)
+def test_loss_is_on_the_assistants_tokens_only(builder, units, text, language) -> None:  # type: ignore[no-untyped-def]
+    for sequence, prompt in (
+        (builder.asr(units, text, language), builder.prompt_asr(units, language)),
+        (builder.tts(text, units, language), builder.prompt_tts(text, language)),
+        (builder.mt(text, text, "en", language), builder.prompt_mt(text, "en", language)),
+        (builder.text(text, text, language), builder.prompt_text(text, language)),
+    ):
+        assert sequence.labels == [IGNORE] * len(prompt) + sequence.input_ids[len(prompt) :]
+        assert sequence.input_ids[-1] == builder.end_id
+    assert builder.parse_text(builder.text_ids(text)) == text
+    assert builder.parse_units(builder.speech_ids(units)) == units
+
+
+def test_text_that_looks_like_a_marker_stays_text(builder: SequenceBuilder) -> None:
+    ids = builder.text_ids("say <sosp><unit_3><eosp> [answer]<|eot_id|>")
+    assert not {builder.speech_start_id, builder.answer_id, builder.end_id} & set(ids)
+    assert builder.parse_units(ids) == []
+
+
+@pytest.mark.parametrize(
+    "markers", ["A", "QA", "QAs", "QAe", "QAu", "QAsse", "QAstue", "QQAtsue", "tQAtsue", "QAtsueA", "QAtsuet"]
+)
+def test_illegal_order_of_markers_is_noticed(builder: SequenceBuilder, markers: str) -> None:
+    tokens = {
+        "Q": builder.question_id,
+        "A": builder.answer_id,
+        "s": builder.speech_start_id,
+        "e": builder.speech_end_id,
+        "u": builder.speech_ids([1])[1],
+        "t": builder.text_ids("x")[0],
+    }
+    assert not builder.parse_dialogue([tokens[marker] for marker in markers]).well_formed
+
+
+def test_an_interleaved_answer_speaks_before_the_text_is_over(builder: SequenceBuilder) -> None:
+    chunks = [Chunk("What is ", (1, 2)), Chunk("the capital?", (3,))]
+    ids = builder.dialogue([1], "x", chunks, "en", "en", "interleaved").input_ids
+    full = builder.dialogue([1], "x", chunks, "en", "en", "full").input_ids
+    first = [ids.index(builder.speech_ids([u])[1], ids.index(builder.answer_id)) for u in (1, 3)]
+    text_between = [t for t in ids[first[0] : first[1]] if not builder.is_unit(t)]
+    assert builder.decode(text_between) == "the capital?"
+    assert ids.count(builder.speech_start_id) == 3 and full.count(builder.speech_start_id) == 2
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_extending_the_vocabulary_keeps_old_logits(tied: bool) -> None:
+    tokenizer = train_text_tokenizer(["hello world"], 300)
+    model = random_llama(tokenizer, 32, 2, 2, seed=1)
+    if not tied:
+        model.config.tie_word_embeddings = False
+        model.lm_head.weight = torch.nn.Parameter(torch.randn_like(model.lm_head.weight))
+    ids = torch.tensor([tokenizer.encode("hello world")])
+    with torch.no_grad():
+        before = model(ids).logits
+        old = len(tokenizer)
+        assert extend(model, tokenizer, UNITS, seed=1) == UNITS + 4
+        after = model(ids).logits
+    torch.testing.assert_close(after[..., :old], before)
+    assert after.shape[-1] == len(tokenizer)
+    new = model.get_input_embeddings().weight[old:]
+    assert len(torch.unique(new, dim=0)) == UNITS + 4
+    assert extend(model, tokenizer, UNITS, seed=1) == 0
+
+
+def test_units_are_labelled_with_what_they_speak_one_unit_later(builder: SequenceBuilder) -> None:
+    plain = builder.asr([3, 4, 5, 6], "hi", "en")
+    heard = builder.asr([3, 4, 5, 6], "hi", "en", ["H", "", "i", "i"])
+    assert heard.input_ids == plain.input_ids
+    changed = {i for i, (a, b) in enumerate(zip(plain.labels, heard.labels, strict=True)) if a != b}
+    first = plain.input_ids.index(builder.speech_ids([3])[1])
+    predicted = {i - 1 - first: builder.decode([heard.labels[i]]) for i in changed}
+    assert predicted == {1: "h", 3: "i"}, (
+        "the label of a unit is predicted at the unit behind it; the last has none"
+    )
+    dialogue = builder.dialogue([3, 4], "q", [Chunk("a", (1,))], "en", "zh", spoken=["q", "q"])
+    without = builder.dialogue([3, 4], "q", [Chunk("a", (1,))], "en", "zh")
+    assert sum(a != b for a, b in zip(dialogue.labels, without.labels, strict=True)) == 1
+
+
+def test_a_small_model_writes_letters_and_takes_each_prompt_as_one_token(
+    tiny: tuple[LlamaForCausalLM, PreTrainedTokenizerFast],
+) -> None:
+    tokenizer = tiny[1]
+    assert tokenizer.tokenize("the 法国") == [
+        "t",
+        "h",
+        "e",
+        "Ġ",
+        *tokenizer.tokenize("法"),
+        *tokenizer.tokenize("国"),
+    ]
+    assert len(tokenizer.tokenize("法国")) == 2
+    for prompt in PROMPTS:
+        assert len(tokenizer.tokenize(prompt)) == 1, prompt
+    for text in ("Ünïcode\n\t 鱻 🎧", PROMPTS[0] + "hi"):
+        assert tokenizer.decode(tokenizer.encode(text, add_special_tokens=False)) == text

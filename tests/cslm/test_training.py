@@ -1,0 +1,115 @@
+"""A killed training continues to the same weights; the loss of every task is logged."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+from cslm.packing import PackedRows, pack
+from cslm.sequences import SequenceBuilder
+from cslm.training import TrainingConfig, train
+from cslm.training.trainer import last_whole_checkpoint
+
+CONFIG = TrainingConfig(
+    learning_rate=3e-3,
+    epochs=1.0,
+    max_steps=8,
+    batch_tokens=256,
+    warmup=0.1,
+    weight_decay=0.0,
+    checkpoint_minutes=1e-9,
+    zero_stage=2,
+    speech_loss=1.0,
+    seed=1,
+)
+
+
+class Killed(Exception):
+    """Stands for SIGKILL: nothing of the training runs after it."""
+
+
+@pytest.fixture(scope="module")
+def rows(
+    tiny: tuple[LlamaForCausalLM, PreTrainedTokenizerFast], tmp_path_factory: pytest.TempPathFactory
+) -> PackedRows:
+    builder = SequenceBuilder(tiny[1])
+    folder = tmp_path_factory.mktemp("rows")
+    sequences = [builder.asr([n % 16, (n + 3) % 16], "What is", "en") for n in range(60)]
+    sequences += [builder.tts("法国", [n % 16, 5], "zh") for n in range(60)]
+    pack(iter(sequences), folder, 128, builder.end_id, seed=1)
+    return PackedRows(folder)
+
+
+def test_a_killed_training_continues_to_the_same_weights(
+    tiny: tuple[LlamaForCausalLM, PreTrainedTokenizerFast], rows: PackedRows, tmp_path: Path
+) -> None:
+    environment = dict(os.environ)
+    losses: dict[int, dict[str, float]] = {}
+    undisturbed = copy.deepcopy(tiny[0])
+    train(undisturbed, rows, CONFIG, tmp_path / "a", lambda step, numbers: losses.update({step: numbers}))
+    assert {"loss", "loss.asr.en", "loss.tts.zh", "tokens_per_second"} <= set().union(*losses.values())
+    assert losses[8]["loss"] < losses[1]["loss"]
+    assert dict(os.environ) == environment, "a program started later would join this training"
+
+    def die(step: int, numbers: dict[str, float]) -> None:
+        if step == 6:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train(copy.deepcopy(tiny[0]), rows, CONFIG, tmp_path / "b", die)
+    half_written = tmp_path / "b" / "checkpoint-7"
+    half_written.mkdir()
+    last = last_whole_checkpoint(tmp_path / "b")
+    assert last is not None and not half_written.exists()
+    again: list[int] = []
+    continued = copy.deepcopy(tiny[0])
+    trained = train(continued, rows, CONFIG, tmp_path / "b", lambda step, numbers: again.append(step))
+    assert [entry["step"] for entry in trained.log] == list(range(1, 9)), "the steps before the end too"
+    assert again == list(range(int(last.rsplit("-", 1)[1]) + 1, 9))
+    for name, weight in undisturbed.state_dict().items():
+        torch.testing.assert_close(continued.state_dict()[name], weight, rtol=0, atol=1e-6, msg=name)
+
+
+def test_speech_that_does_not_count_is_not_learned(
+    tiny: tuple[LlamaForCausalLM, PreTrainedTokenizerFast], rows: PackedRows, tmp_path: Path
+) -> None:
+    config = dataclasses.replace(CONFIG, epochs=40.0, max_steps=60, checkpoint_minutes=10.0)
+    spoken = SequenceBuilder(tiny[1]).unit_ids
+    last: dict[float, dict[str, float]] = {}
+    for weight in (0.0, 1.0):
+        train(
+            copy.deepcopy(tiny[0]),
+            rows,
+            dataclasses.replace(config, speech_loss=weight),
+            tmp_path / str(weight),
+            lambda _, numbers, weight=weight: last.update({weight: numbers}),  # type: ignore[misc]
+            spoken,
+        )
+    assert last[0.0]["loss.asr.en"] == pytest.approx(last[1.0]["loss.asr.en"], abs=0.5)
+    assert last[0.0]["loss.tts.zh"] > last[1.0]["loss.tts.zh"] + 0.5
+
+
+def test_what_a_unit_speaks_is_learned_in_the_middle_of_the_network(
+    tiny: tuple[LlamaForCausalLM, PreTrainedTokenizerFast], tmp_path: Path
+) -> None:
+    builder = SequenceBuilder(tiny[1])
+    spoken = {unit: "abcdefghijklmnop"[unit] for unit in range(16)}
+    runs = [[(7 * n + 3 * i * i) % 16 for i in range(8)] for n in range(80)]
+    sequences = [builder.asr(units, "x", "en", [spoken[unit] for unit in units]) for units in runs]
+    pack(iter(sequences), tmp_path / "rows", 128, builder.end_id, seed=1)
+    model = copy.deepcopy(tiny[0])
+    config = dataclasses.replace(CONFIG, learning_rate=1e-2, epochs=40.0, max_steps=120, checkpoint_minutes=9.0)
+    trained = train(model, PackedRows(tmp_path / "rows"), config, tmp_path / "c", lambda step, numbers: None)
+    assert trained.log[-1]["loss.listening.en"] < 0.2
+    first = sequences[0].input_ids.index(builder.speech_ids(runs[0])[1])
+    with torch.inference_mode():
+        states = model(torch.tensor([sequences[0].input_ids]), output_hidden_states=True).hidden_states
+        assert len(states) == 3, "two layers"
+        heard = model.lm_head(model.model.norm(states[1]))[0].argmax(-1)
+    assert builder.decode(heard[first + 1 : first + 8].tolist()) == "".join(spoken[u] for u in runs[0][:7])

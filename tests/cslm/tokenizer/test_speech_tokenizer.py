@@ -1,0 +1,136 @@
+"""Tones that stand for letters: a tokenizer learns them, and treats batches and files as it should."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cslm.audio import SAMPLE_RATE, Samples
+from cslm.tokenizer import SpeechTokenizer
+from cslm.tokenizer.corpus import edit_distance
+from cslm.tokenizer.features import log_mel
+from cslm.tokenizer.speech_tokenizer import TokenizerConfig
+from cslm.tokenizer.training import FeatureFile, Recipe, needed_frames, train
+
+RECIPE = Recipe(
+    steps=240,
+    learning_rate=5e-3,
+    batch_seconds=20,
+    quantize_after=40,
+    continuity=0.02,
+    evenness=0.1,
+    seed=1,
+)
+TONES = {"a": 300.0, "b": 900.0, "c": 2400.0}
+
+
+def beep(text: str) -> Samples:
+    """Each letter as 0.2 s of its tone, with silence between."""
+    time = np.arange(round(0.2 * SAMPLE_RATE)) / SAMPLE_RATE
+    rest = np.zeros(round(0.08 * SAMPLE_RATE))
+    parts = [part for letter in text for part in (np.sin(2 * np.pi * TONES[letter] * time) * 0.3, rest)]
+    return np.concatenate([rest, *parts]).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> SpeechTokenizer:
+    rng = random.Random(1)
+    texts = ["".join(rng.choices("abc", k=rng.randint(2, 6))) for _ in range(60)]
+    features = FeatureFile(tmp_path_factory.mktemp("features") / "mel.f16")
+    assert not features.write(((beep(text), text) for text in texts), "abc").total()
+    torch.manual_seed(1)
+    trained = SpeechTokenizer(TokenizerConfig(hidden=32, layers=2, levels=[4, 4], labels=["a", "b", "c"]))
+    train(trained, features, RECIPE, features.path.with_name("state.pt"), lambda step, loss: None)
+    return trained
+
+
+def test_it_learns_to_hear_letters(tokenizer: SpeechTokenizer) -> None:
+    for text in ("abc", "cab", "bbca", "acacb"):
+        [frames] = tokenizer.encode([beep(text)])
+        heard = tokenizer.transcribe(tokenizer.log_probs([frames])[0])
+        assert edit_distance(list(text), heard) <= 1
+
+
+def test_a_unit_is_forty_milliseconds(tokenizer: SpeechTokenizer) -> None:
+    for samples in (1, 160, 640, 641, 16_000, 16_001):
+        [frames] = tokenizer.encode([np.zeros(samples, np.float32)])
+        assert len(frames) == -(-samples // 640)
+
+
+def test_batches_do_not_change_units(tokenizer: SpeechTokenizer) -> None:
+    batch = [beep("abcabc"), beep("a"), beep("cb")]
+    together = tokenizer.encode(batch)
+    for samples, frames in zip(batch, together, strict=True):
+        [alone] = tokenizer.encode([samples])
+        assert (alone == frames).mean() > 0.97  # a rounding may tip on the edge of a level
+
+
+def test_loudness_does_not_change_units(tokenizer: SpeechTokenizer) -> None:
+    loud = [beep(text) for text in ("abc", "cab", "bbca", "acacb")]
+    pairs = zip(tokenizer.encode(loud), tokenizer.encode([b * np.float32(0.5) for b in loud]), strict=True)
+    assert np.mean(np.concatenate([a == b for a, b in pairs])) > 0.8  # digital silence has no level to lose
+
+
+def test_saved_and_loaded_it_gives_the_same_units(tokenizer: SpeechTokenizer, tmp_path: Path) -> None:
+    tokenizer.save(tmp_path)
+    [before], [after] = tokenizer.encode([beep("abc")]), SpeechTokenizer.load(tmp_path).encode([beep("abc")])
+    assert before.tolist() == after.tolist()
+
+
+def test_mel_has_a_hundred_frames_a_second_and_its_peak_at_the_tone() -> None:
+    time = np.arange(SAMPLE_RATE) / SAMPLE_RATE
+    chirp = np.sin(2 * np.pi * np.where(time < 0.5, 500, 3000) * time).astype(np.float32)
+    mel = log_mel(chirp)
+    assert mel.shape == (100, 80)
+    corners = 700 * (10 ** (np.linspace(0, 2595 * np.log10(1 + 8000 / 700), 82) / 2595) - 1)
+    low, high = corners[1:-1][mel[25].argmax()], corners[1:-1][mel[75].argmax()]
+    assert low == pytest.approx(500, rel=0.1)
+    assert high == pytest.approx(3000, rel=0.1)
+
+
+def test_too_fast_speech_and_unknown_sounds_are_skipped_and_counted(tmp_path: Path) -> None:
+    features = FeatureFile(tmp_path / "mel.f16")
+    corpus = [(beep("a")[:1600], "abcabc"), (beep("ab"), "ab"), (beep("a"), "7"), (beep("ab"), "aé")]
+    assert features.write(corpus, "abc") == {"too_fast": 2, "unknown_sound": 1}
+    assert len(features.utterances) == 1
+    assert needed_frames("aab") == 4
+
+
+def test_utterances_of_one_frame_do_not_spoil_the_weights(tmp_path: Path) -> None:
+    features = FeatureFile(tmp_path / "mel.f16")
+    features.write([(beep("a")[1280:1920], "a")] * 2, "a")
+    short = SpeechTokenizer(TokenizerConfig(hidden=32, layers=2, levels=[4, 4], labels=["a"]))
+    train(short, features, dataclasses.replace(RECIPE, steps=2), tmp_path / "a.pt", lambda step, loss: None)
+    assert all(weight.isfinite().all() for weight in short.network.parameters())
+
+
+def test_killed_it_continues_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cslm.tokenizer.training.CHECKPOINT_STEPS", 3)
+    texts = ["ab", "bc", "cab", "acb"] * 3
+    features = FeatureFile(tmp_path / "mel.f16")
+    features.write(((beep(text), text) for text in texts), "abc")
+    recipe = dataclasses.replace(RECIPE, steps=8, batch_seconds=5, quantize_after=2)
+
+    def fresh() -> SpeechTokenizer:
+        torch.manual_seed(7)
+        return SpeechTokenizer(TokenizerConfig(hidden=32, layers=2, levels=[4, 4], labels=["a", "b", "c"]))
+
+    def die(step: int, loss: float) -> None:
+        if step == 5:
+            raise KeyboardInterrupt
+
+    undisturbed, continued = fresh(), fresh()
+    train(undisturbed, features, recipe, tmp_path / "a.pt", lambda step, loss: None)
+    with pytest.raises(KeyboardInterrupt):
+        train(continued, features, recipe, tmp_path / "b.pt", die)
+    steps: list[int] = []
+    continued = fresh()
+    train(continued, features, recipe, tmp_path / "b.pt", lambda step, loss: steps.append(step))
+    assert steps == [4, 5, 6, 7, 8]
+    for name, weight in undisturbed.network.state_dict().items():
+        torch.testing.assert_close(continued.network.state_dict()[name], weight, rtol=0, atol=1e-6, msg=name)

@@ -1,0 +1,210 @@
+"""The tasks of a run on a toy project: what runs, what is cached, what is committed, and how it fails.
+
+The tests use one project in the order they stand here: each starts from the cache that the last one left.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.dags import toy
+
+
+def test_first_run_runs_every_stage_and_second_is_cached(project: Path) -> None:
+    first = toy.states(toy.pipeline(project, "first"))
+    assert first["ingest@one"] == first["double"] == first["final"] == "ran"
+    assert toy.calls(project) == ["ingest", "double", "final"]
+
+    second = toy.states(toy.pipeline(project, "second"))
+    assert second["ingest@one"] == second["double"] == second["final"] == "cached"
+    assert toy.calls(project) == []
+
+
+def test_results_are_committed_and_the_work_tree_is_untouched(project: Path) -> None:
+    assert toy.run(project, "git", "status", "--porcelain") == ""
+    assert toy.run(project, "git", "branch", "--show-current").strip() == "main"
+    files = toy.run(project, "git", "ls-tree", "-r", "--name-only", "runs/second").split()
+    assert {"dvc.lock", "metrics/evaluation.json", "metrics/ingest/one.json"} <= set(files)
+    assert toy.run(project, "git", "rev-parse", "runs/second^") == toy.run(project, "git", "rev-parse", "main")
+    # 21 doubled, plus 1: the toy's arithmetic, not the code's.
+    evaluation = json.loads(toy.run(project, "git", "show", "runs/second:metrics/evaluation.json"))
+    assert evaluation["asr"]["en"]["wer"] == 0.043
+    assert not list((project / "var" / "workspaces").glob("*/*"))
+
+
+def test_recorded_lock_is_what_dvc_accepts(project: Path, tmp_path: Path) -> None:
+    """DVC itself, in a clone of the run's branch with the same cache, finds nothing to do."""
+    toy.run(
+        project, "git", "clone", "--quiet", "--branch", "runs/second", str(project), str(tmp_path / "clone")
+    )
+    clone = tmp_path / "clone"
+    toy.run(clone, sys.executable, "-m", "dvc", "cache", "dir", "--local", str(project / "var" / "dvc-cache"))
+    toy.run(clone, sys.executable, "-m", "dvc", "checkout", "--quiet")
+    assert "up to date" in toy.run(clone, sys.executable, "-m", "dvc", "status")
+    assert (clone / "work" / "final" / "number").read_text() == "43"
+
+
+def test_changed_parameter_reruns_only_what_depends_on_it(project: Path) -> None:
+    params = project / "params.yaml"
+    params.write_text(params.read_text().replace("plus: 1", "plus: 2"))
+    states = toy.states(toy.pipeline(project, "edited"))
+    assert (states["ingest@one"], states["double"], states["final"]) == ("cached", "cached", "ran")
+    assert toy.calls(project) == ["final"]
+    assert "plus: 2" in toy.run(project, "git", "show", "runs/edited:params.yaml")
+    assert toy.run(project, "git", "diff", "--name-only").split() == ["params.yaml"]
+    toy.run(project, "git", "checkout", "--quiet", "params.yaml")
+
+
+def test_profile_and_override_change_the_parameters_of_the_run_alone(project: Path) -> None:
+    states = toy.states(toy.pipeline(project, "triple", profile="triple", overrides={"final.plus": 10}))
+    assert (states["ingest@one"], states["double"], states["final"]) == ("cached", "ran", "ran")
+    evaluation = json.loads((project / "var" / "runs" / "triple" / "metrics" / "evaluation.json").read_text())
+    assert evaluation["asr"]["en"]["wer"] == 0.073
+    assert toy.run(project, "git", "status", "--porcelain") == ""
+    toy.calls(project)
+
+
+def test_old_commit_can_be_run_again(project: Path) -> None:
+    states = toy.states(toy.pipeline(project, "again", ref="runs/triple"))
+    assert set(states.values()) >= {"cached"}
+    assert toy.calls(project) == []
+
+
+def test_another_machine_takes_what_ran_here_from_the_shared_remote(project: Path, tmp_path: Path) -> None:
+    there = {"remote": tmp_path / "remote", "overrides": {"final.plus": 7}}
+    here = toy.states(toy.pipeline(project, "shared", force=["ingest", "double"], **there))
+    assert (here["ingest@one"], here["double"], here["final"]) == ("ran", "ran", "ran")
+    toy.calls(project)
+    cache = project / "var" / "dvc-cache"
+    cache.rename(tmp_path / "cache")  # another machine has none
+    states = toy.states(toy.pipeline(project, "elsewhere", **there))
+    shutil.rmtree(cache)
+    (tmp_path / "cache").rename(cache)
+    assert (states["ingest@one"], states["double"], states["final"]) == ("cached", "cached", "cached")
+    assert toy.calls(project) == []
+
+
+def test_forced_stage_runs_although_cached(project: Path) -> None:
+    states = toy.states(toy.pipeline(project, "forced", force=["double"]))
+    assert (states["ingest@one"], states["double"], states["final"]) == ("cached", "ran", "cached")
+    toy.calls(project)
+
+
+def test_killed_stage_is_reported_and_rerun_gives_the_undisturbed_result(project: Path) -> None:
+    overrides = {"final.mode": "hang"}
+    process = toy.pipeline(project, "killed", overrides=overrides)
+    pid = project / "var" / "pid"
+    deadline = time.monotonic() + 90
+    while not pid.exists() or not pid.read_text():
+        assert process.poll() is None and time.monotonic() < deadline, "the stage has not begun"
+        time.sleep(0.1)
+    os.kill(int(pid.read_text()), signal.SIGKILL)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert "stage final failed" in told
+    toy.calls(project)
+
+    states = toy.states(toy.pipeline(project, "after-kill", overrides=overrides))
+    assert (states["double"], states["final"]) == ("cached", "ran")
+    evaluation = json.loads(
+        (project / "var" / "runs" / "after-kill" / "metrics" / "evaluation.json").read_text()
+    )
+    assert evaluation["asr"]["en"]["wer"] == 0.043
+    pid.unlink()
+    toy.calls(project)
+
+
+def test_killed_task_takes_its_stage_with_it(project: Path) -> None:
+    process = toy.pipeline(project, "orphan", overrides={"final.mode": "hang", "final.plus": 3})
+    pid = project / "var" / "pid"
+    deadline = time.monotonic() + 90
+    while not pid.exists() or not pid.read_text():
+        assert process.poll() is None and time.monotonic() < deadline, "the stage has not begun"
+        time.sleep(0.1)
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 20
+    while _lives(int(pid.read_text())):
+        assert time.monotonic() < deadline, "the stage's process outlived its task"
+        time.sleep(0.2)
+    pid.unlink()
+    toy.calls(project)
+
+
+@pytest.mark.parametrize(
+    ("conf", "message"),
+    [
+        ({"overrides": {"final.bogus": 1}}, "final.bogus is not a known key; allowed there: plus, mode"),
+        ({"profile": "quadruple"}, "no profile 'quadruple'; there are: sample, triple"),
+        ({"ref": "no-such-branch"}, "ref 'no-such-branch' names no commit"),
+        ({"force": ["trian"]}, "no stage trian to force; there are: all, ingest@one, double, final"),
+        ({"overrides": {"corpora.two": {"path": "data/nowhere"}}}, "corpora.two.path = 'data/nowhere'"),
+    ],
+)
+def test_bad_request_is_refused_before_any_work(project: Path, conf: dict[str, object], message: str) -> None:
+    process = toy.pipeline(project, "refused", **conf)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert message in told
+    assert toy.calls(project) == []
+    assert subprocess.run(
+        ["git", "-C", project, "rev-parse", "--verify", "-q", "runs/refused"], check=False
+    ).returncode
+
+
+def test_missing_ancestor_is_named_and_not_run(project: Path) -> None:
+    """A stage whose ancestor is not in the cache does not do the ancestor's work in its own task."""
+    code = """
+from dags import graph, places, preparation, run
+stages = graph.read_graph(places.PROJECT / "dvc.yaml")
+facts = preparation.prepare("skipper", "sample", {"double.factor": 7}, "", [], print)
+try:
+    run.run_stage(facts, stages["final"], None, print)
+except run.RunFailed as error:
+    raise SystemExit(str(error))
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=project,
+        env=toy.environment(project),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 1
+    assert "final needs the outputs of double, and the cache has none" in result.stderr
+    assert toy.calls(project) == []
+
+
+def test_numbers_of_cached_stages_reach_the_parent_run(project: Path) -> None:
+    import sqlite3
+
+    with sqlite3.connect(project / "var" / "mlflow.db") as store:
+        runs = store.execute("SELECT run_uuid, status FROM runs WHERE name = 'second'").fetchall()
+        assert [status for _, status in runs] == ["FINISHED"]
+        metrics = dict(store.execute("SELECT key, value FROM metrics WHERE run_uuid = ?", (runs[0][0],)))
+        tags = dict(store.execute("SELECT key, value FROM tags WHERE run_uuid = ?", (runs[0][0],)))
+        killed = store.execute("SELECT status FROM runs WHERE name = 'killed'").fetchall()
+    assert metrics["evaluation.asr.en.wer"] == 0.043
+    assert metrics["double.nested.value"] == 1.5
+    assert tags["state.evaluation"] == "cached"
+    assert tags["made_by.ingest.one"] == "made-it"
+    assert tags["profile"] == "sample"
+    assert tags["git_commit"] == toy.run(project, "git", "rev-parse", "main").strip()
+    assert killed == [("FAILED",)]
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False

@@ -1,0 +1,127 @@
+"""What a user of `make demo` sees, through Airflow itself, on a toy project."""
+
+from __future__ import annotations
+
+import io
+import json
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from infra import demo
+from infra.metrics_table import table
+from tests.dags import toy
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A toy project with no run yet; the tests use it in the order they are written."""
+    return toy.make(tmp_path_factory.mktemp("toy") / "project")
+
+
+def test_demo_tells_stages_metrics_version_and_places(project: Path) -> None:
+    result = toy.demo(project, RUN="one", SET="final.plus=2")
+    assert result.returncode == 0, result.stdout + result.stderr
+    for line in ("[ 1/4] ingest@one ", "[ 2/4] double ", "[ 3/4] final ", "[ 4/4] register "):
+        assert line in result.stdout
+    assert "registered: registered toy with 0.044" in result.stdout
+    assert "4.4 %" in result.stdout
+    assert "9.8 %" in result.stdout
+    assert json.loads((project / "metrics" / "evaluation.json").read_text())["asr"]["en"]["wer"] == 0.044
+    assert (project / "var" / "runs" / "one" / "dvc.lock").exists()
+    assert (project / "var" / "logs" / "one.log").stat().st_size > 0
+    assert toy.run(project, "git", "status", "--porcelain") == ""
+    toy.calls(project)
+
+
+def test_failing_stage_is_named_with_cause_and_log_and_the_rerun_goes_on(project: Path) -> None:
+    result = toy.demo(project, RUN="two", SET="final.mode=fail double.factor=5")
+    assert result.returncode == 1
+    assert "stage final failed" in result.stderr
+    assert "final: the number 13 is unlucky; set final.mode to work" in result.stderr
+    assert "logs/two/final.log" in result.stderr
+    assert "FAILED after" in result.stdout
+    assert "register" not in result.stdout
+    assert toy.calls(project) == ["double", "final"]
+
+    result = toy.demo(project, RUN="three", SET="double.factor=5")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert toy.calls(project) == ["final"]
+    assert sum(line.endswith(" cached") for line in result.stdout.splitlines()) == 2
+
+
+def test_bad_parameter_fails_before_any_stage(project: Path) -> None:
+    result = toy.demo(project, SET="final.bogus=1")
+    assert result.returncode == 1
+    assert "final.bogus is not a known key; allowed there: plus, mode" in result.stderr
+    assert toy.calls(project) == []
+
+
+def test_bad_requests_are_refused_at_once(project: Path) -> None:
+    result = toy.demo(project, PROFILE="nope")
+    assert result.returncode == 2
+    assert "there are: sample, triple" in result.stderr
+    result = toy.demo(project, SET="final.plus")
+    assert result.returncode == 1
+    assert "is not KEY=VALUE" in result.stderr
+
+
+def test_progress_is_shown_now_and_then_where_there_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(demo.time, "monotonic", lambda: now[0])
+    out = io.StringIO()
+    screen = demo.Screen(out)
+    screen.show({"stage": "", "state": "prepared", "stages": ["a"], "commit": "0" * 40, "run": "r"})
+    screen.show({"stage": "a", "state": "started"})
+    for second in range(25):
+        now[0] = float(second)
+        screen.show({"stage": "a", "state": "progress", "text": f"{second}/25 steps"})
+    screen.show({"stage": "a", "state": "ran", "seconds": 25.0})
+    shown = [line for line in out.getvalue().splitlines() if "steps" in line]
+    assert shown == ["        a: 10/25 steps", "        a: 20/25 steps"]
+    assert out.getvalue().splitlines()[-1].endswith("25 s")
+
+
+def test_table_marks_what_misses_its_target(tmp_path: Path) -> None:
+    row = {"interval": "", "paper": "9.8 %", "target": "≤ 5.0 %"}
+    rows = [
+        {**row, "title": "English", "value": "6.1 %", "reached": False},
+        {**row, "title": "Mandarin", "value": "2.0 %", "interval": "1.0 % to 3.0 %", "reached": True},
+        {**row, "title": "BLEU", "value": "50.0", "paper": "", "target": "", "reached": None},
+    ]
+    (tmp_path / "headlines.json").write_text(json.dumps(rows))
+    shown = [line.split() for line in table(tmp_path / "headlines.json")[1:]]
+    assert shown[0] == ["English", "6.1", "%", "9.8", "%", "≤", "5.0", "%", "MISSED"]
+    assert shown[1][-1] == "ok" and "3.0" in shown[1]
+    assert shown[2] == ["BLEU", "50.0"]
+
+
+def test_interrupt_ends_the_stage_too(project: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "infra.demo"],
+        cwd=project,
+        env=toy.environment(project) | {"RUN": "stopped", "SET": "final.mode=hang final.plus=9"},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    pid = project / "var" / "pid"
+    deadline = time.monotonic() + 150
+    while not pid.exists() or not pid.read_text():
+        assert process.poll() is None, "the demo has ended before its stage began"
+        assert time.monotonic() < deadline, "the stage has not begun"
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    told, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted" in told
+    deadline = time.monotonic() + 20
+    while Path(f"/proc/{pid.read_text()}").exists():
+        assert time.monotonic() < deadline, "the stage's process outlived the demo"
+        time.sleep(0.2)
+    with sqlite3.connect(project / "var" / "mlflow.db") as store:
+        assert store.execute("SELECT status FROM runs WHERE name = 'stopped'").fetchall() == [("KILLED",)]
