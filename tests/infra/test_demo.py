@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -101,6 +102,15 @@ def test_table_marks_what_misses_its_target(tmp_path: Path) -> None:
     assert shown[2] == ["BLEU", "50.0"]
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Programs started by the test hear SIGINT, as in a terminal; a shell's background jobs are deaf to it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_interrupt_ends_the_stage_too(project: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "infra.demo"],
