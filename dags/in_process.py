@@ -13,11 +13,13 @@ from typing import Any
 
 from airflow.sdk import DagRunState
 
+from dags import interrupted
 from dags.cslm_train import cslm_train
 
 
 def main() -> int:
     conf: dict[str, Any] = json.loads(sys.argv[1])
+    interrupted.main()
     outcome = cslm_train.test(run_conf=conf)
     return 0 if outcome.state == DagRunState.SUCCESS else 1
 

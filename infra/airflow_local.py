@@ -12,6 +12,8 @@ import os
 import secrets
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from dags import places
@@ -84,6 +86,23 @@ def environment() -> dict[str, str]:
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     }
+
+
+@contextmanager
+def only_demo() -> Iterator[bool]:
+    """Hold the place of the one `make demo` that may use this database; false if another one does.
+
+    The place is given back when the process ends in whatever way.
+    """
+    path = places.home() / "run" / "demo.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
 
 
 def migrate() -> None:

@@ -25,7 +25,7 @@ from typing import Any, TextIO
 import yaml
 
 from dags import parameters, places, preparation, tracking
-from infra import airflow_local
+from infra import airflow_local, services
 from infra.metrics_table import table
 
 POLL_S = 0.2
@@ -51,6 +51,18 @@ def main() -> int:
         "ref": os.environ.get("REF", ""),
         "force": os.environ.get("FORCE", "").replace(",", " ").split(),
     }
+    if running := services.alive():
+        return _say(
+            f"Airflow runs in the background ({', '.join(sorted(running))}): trigger cslm_train on its page "
+            "with these parameters, or stop it first (make down)"
+        )
+    with airflow_local.only_demo() as alone:
+        if not alone:
+            return _say("another `make demo` runs in this folder: wait for its end, or stop it with Ctrl-C")
+        return _run(run, profile, conf)
+
+
+def _run(run: str, profile: str, conf: dict[str, Any]) -> int:
     log = places.home() / "logs" / f"{run}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     print(f"cslm_train, profile {profile}, run {run}\nlog: {_short(log)}\n", flush=True)
@@ -207,8 +219,13 @@ def _overrides(text: str) -> dict[str, Any]:
             sys.exit(f"SET={text!r}: {part!r} is not KEY=VALUE, such as finetune.learning_rate=2e-4")
         try:
             pairs[key] = json.loads(value)
+            continue
         except json.JSONDecodeError:
+            pass  # 2e-4 is a number in JSON alone, a word without quotes in YAML alone
+        try:
             pairs[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            sys.exit(f"SET={text!r}: {value!r} is not a value; lists are written [a,b], text as it is")
     return pairs
 
 

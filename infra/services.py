@@ -47,8 +47,21 @@ def up() -> int:
             return _fail(
                 f"port {number} is taken by another program: stop that, or choose one: make up {name}=..."
             )
-    print("preparing Airflow's database ...", flush=True)
-    airflow_local.migrate()
+    with airflow_local.only_demo() as alone:
+        if not alone:
+            return _fail("`make demo` runs in this folder: its tasks would be taken from it. Wait for its end")
+        print("preparing Airflow's database ...", flush=True)
+        airflow_local.migrate()
+        subprocess.run(
+            [sys.executable, "-m", "dags.interrupted"],
+            env=airflow_local.environment(),
+            cwd=places.home(),
+            check=True,
+        )
+        return _start_all(ports)
+
+
+def _start_all(ports: dict[str, int]) -> int:
     passwords = places.home() / "airflow" / "passwords.json"
     passwords.touch(mode=0o600)
     passwords.chmod(0o600)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
 import signal
@@ -135,3 +136,18 @@ def test_interrupt_ends_the_stage_too(project: Path) -> None:
         time.sleep(0.2)
     with sqlite3.connect(project / "var" / "mlflow.db") as store:
         assert store.execute("SELECT status FROM runs WHERE name = 'stopped'").fetchall() == [("KILLED",)]
+    assert toy.demo(project, RUN="next").returncode == 0
+    with sqlite3.connect(project / "var" / "airflow" / "airflow.db") as airflow:
+        states = dict(airflow.execute("SELECT json_extract(conf, '$.name'), state FROM dag_run"))
+        waiting = airflow.execute("SELECT count(*) FROM task_instance WHERE state IN ('running', 'scheduled')")
+        assert (states["stopped"], states["next"], waiting.fetchone()) == ("failed", "success", (0,))
+
+
+def test_two_demos_do_not_run_at_once(project: Path) -> None:
+    lock = project / "var" / "run" / "demo.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        result = toy.demo(project, RUN="second")
+    assert result.returncode == 2
+    assert "another `make demo` runs" in result.stderr

@@ -83,6 +83,12 @@ def test_run_triggered_over_the_api_gives_what_the_demo_gives(
     assert toy.run(project, "git", "ls-tree", "--name-only", "runs/triggered", "dvc.lock").strip() == "dvc.lock"
 
 
+def test_demo_is_refused_while_airflow_runs(services: str, project: Path) -> None:
+    result = toy.demo(project, RUN="beside")
+    assert result.returncode == 2
+    assert "make down" in result.stderr
+
+
 def test_down_leaves_no_process(services: str, project: Path, ports: dict[str, str]) -> None:
     assert len(_processes(project)) > 4
     again = _services(project, ports, "up")
