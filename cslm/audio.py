@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -37,7 +37,7 @@ def decode(source: bytes | Path, max_duration_s: float = float("inf")) -> Sample
     stream: BinaryIO = io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
     with stream:
         try:
-            with soundfile.SoundFile(stream) as file:
+            with open_audio(stream) as file:
                 if file.channels > MAX_CHANNELS:
                     raise BadAudio(f"{file.channels} channels; mono or stereo is allowed")
                 if file.frames > max_duration_s * file.samplerate:
@@ -54,6 +54,23 @@ def decode(source: bytes | Path, max_duration_s: float = float("inf")) -> Sample
     if not np.isfinite(samples).all():
         raise BadAudio("NaN or infinite samples")
     return resample(samples.mean(axis=1), rate)
+
+
+def open_audio(stream: BinaryIO) -> soundfile.SoundFile:
+    """The open file `stream`, whose content alone tells its format.
+
+    Raises:
+        soundfile.LibsndfileError: it is of no known format. (From an object with a name soundfile would take
+            the name's ending for the format, and ask for the rate of a `.raw`.)
+    """
+    return soundfile.SoundFile(_Nameless(stream))
+
+
+class _Nameless:
+    """A binary stream without its name."""
+
+    def __init__(self, stream: Any) -> None:
+        self.readinto, self.read, self.seek, self.tell = stream.readinto, stream.read, stream.seek, stream.tell
 
 
 def resample(samples: Samples, rate: int, target: int = SAMPLE_RATE) -> Samples:

@@ -6,6 +6,7 @@ speaker_id, client_id or speaker; language or locale; id. Audio stays encoded un
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,9 @@ def read(root: Path, defaults: Defaults) -> Iterator[Found | Refused]:
     """Stream the rows of each split.
 
     Raises:
-        BadCorpus: not a saved dataset, or one without audio, text or language.
+        BadCorpus: not a saved dataset, one whose files lie elsewhere, or without audio, text or language.
     """
+    _check_files(root)
     import datasets  # takes seconds to import, and only this format needs it
 
     try:
@@ -49,6 +51,18 @@ def read(root: Path, defaults: Defaults) -> Iterator[Found | Refused]:
         part = part.cast_column("audio", datasets.Audio(decode=False))
         for number, row in enumerate(part):
             yield _utterance(root, f"{split}#{number}", row, text, language, defaults, split_named(str(split)))
+
+
+def _check_files(root: Path) -> None:
+    """Refuse a dataset that names data outside of its folder: `datasets` would open it."""
+    for state in sorted(root.rglob("state.json")):
+        try:
+            inside(root, state.relative_to(root).as_posix())
+            files = json.loads(state.read_text("utf-8"))["_data_files"]
+            for name in [file["filename"] for file in files]:
+                inside(state.parent, str(name))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise BadCorpus(f"{state}: a data file that it names cannot be used: {error}") from error
 
 
 def _first(wanted: tuple[str, ...], names: list[str]) -> str | None:

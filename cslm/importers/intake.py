@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import soundfile
 
-from cslm.audio import SAMPLE_RATE, BadAudio, decode, encode_flac, resample
+from cslm.audio import SAMPLE_RATE, BadAudio, decode, encode_flac, open_audio, resample
 from cslm.importers.found import Found, Segment
 from cslm.tables import SPLITS
 
@@ -82,7 +83,7 @@ def _look(stream: BinaryIO) -> tuple[float, bool]:
     libsndfile shortens a cut-off WAV, SPHERE or Ogg file without a word, so their own marks are read.
     """
     try:
-        with soundfile.SoundFile(stream) as file:
+        with open_audio(stream) as file:
             seconds = file.frames / file.samplerate
             kind, extra = (file.format, file.subtype), file.extra_info
             kept = kind in KEPT and file.samplerate == SAMPLE_RATE and file.channels == 1
@@ -120,8 +121,10 @@ def _read_segment(segment: Segment) -> Any:
     """(samples,) float32 at 16 kHz of one channel of a part of a recording."""
     if not 0 < segment.duration_s <= MAX_DURATION_S:
         raise BadAudio(f"{segment.duration_s:g} s long; at most {MAX_DURATION_S:g} s is allowed")
+    if not 0 <= segment.start_s < math.inf:
+        raise BadAudio(f"begins at {segment.start_s:g} s; a number of seconds from 0 on is needed")
     try:
-        with soundfile.SoundFile(segment.path) as file:
+        with segment.path.open("rb") as stream, open_audio(stream) as file:
             wanted = round(segment.duration_s * file.samplerate)
             if segment.channel >= file.channels:
                 raise BadAudio(f"no channel {segment.channel}; the file has {file.channels}")

@@ -1,7 +1,6 @@
 """LibriSpeech: `[SUBSET/]SPEAKER/CHAPTER/*.flac` and one `SPEAKER-CHAPTER.trans.txt` in each chapter.
 
-A subset's name gives the split (`dev-clean` -> dev). The language is English unless the settings name one
-(Multilingual LibriSpeech and the like lie the same way).
+A subset's name gives the split (`dev-clean` -> dev). The language is English unless the settings name one.
 """
 
 from __future__ import annotations

@@ -37,6 +37,9 @@ def read_texts(root: Path, table: str, schema: pa.Schema, prefix: str) -> Iterat
         if "\ufffd" in "".join(row.values()):
             yield Refused(row["id"], place, "not valid UTF-8", table)
             continue
+        if not row["id"].strip():
+            yield Refused("", place, "no id", table)
+            continue
         for name in REFERENCES:
             if row.get(name):
                 row[name] = prefix + row[name]

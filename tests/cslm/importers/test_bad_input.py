@@ -15,7 +15,7 @@ import soundfile
 
 from cslm.audio import BadAudio
 from cslm.importers import IMPORTERS, Defaults, Found, Refused
-from cslm.importers.found import BadCorpus, split_named
+from cslm.importers.found import BadCorpus, Segment, split_named
 from cslm.importers.intake import BadRow, take_in
 from cslm.importers.texts import read_texts
 from cslm.tables import DIALOGUE
@@ -71,6 +71,34 @@ def test_unreadable_empty_and_sampleless_audio(corpus: Path) -> None:
     assert "not readable as audio" in reasons["noise"]
     assert "not readable as audio" in reasons["empty"]
     assert reasons["none"] == "no samples"
+
+
+def test_a_name_does_not_tell_what_a_file_holds(corpus: Path, make_audio: Any) -> None:
+    (corpus / "wav/noise.raw").write_bytes(b"no audio at all" * 100)
+    (corpus / "wav/speech.raw").write_bytes(make_audio("wav/any.wav").read_bytes())
+    reasons = refusals(corpus, "noise\tx\twav/noise.raw\nspeech\tx\twav/speech.raw\n")
+    assert "not readable as audio" in reasons["noise"]
+    assert reasons["speech"] == ""
+
+
+def test_a_segment_begins_somewhere(good: Path) -> None:
+    for start in (float("nan"), float("inf"), -1.0):
+        found = Found("a", "cuts:1", Segment(good, start, 0.2, 0), "x", "en", "s", "train")
+        assert "begins at" in refusal(found)
+
+
+@pytest.mark.parametrize("name", ["../outside.arrow", "/etc/passwd", "link.arrow"])
+def test_a_saved_dataset_opens_no_file_elsewhere(name: str, corpus: Path, tmp_path: Path) -> None:
+    import datasets
+
+    saved = corpus / "saved"
+    datasets.Dataset(pa.table({"text": ["x"]})).save_to_disk(str(saved))
+    (corpus / "outside.arrow").write_bytes(next(saved.glob("*.arrow")).read_bytes())
+    (saved / "link.arrow").symlink_to(corpus / "outside.arrow")
+    state = json.loads((saved / "state.json").read_text())
+    (saved / "state.json").write_text(json.dumps(state | {"_data_files": [{"filename": name}]}))
+    with pytest.raises(BadCorpus, match="refused"):
+        list(IMPORTERS["huggingface"](saved, Defaults("en")))
 
 
 def test_nan_and_infinite_samples(corpus: Path) -> None:
