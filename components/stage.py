@@ -19,7 +19,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -80,7 +80,7 @@ class Stage:
             self._start_run()
         except mlflow.MlflowException as error:
             sys.exit(
-                f"{self.name}: the MLflow server at {tracking_uri()} does not answer ({error}); "
+                f"{self.name}: the MLflow server at {tracking_uri()} does not answer ({_first_line(error)}); "
                 "start it (make up) or unset MLFLOW_TRACKING_URI, then run this again"
             )
         return self
@@ -112,16 +112,31 @@ class Stage:
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> Literal[False]:
         if kind is None:
-            path = Path("metrics") / f"{'evaluation' if self.name == 'evaluate' else self.name}.json"
-            write_json(path, {**self._metrics, "mlflow_run_id": self.run_id})
-            mlflow.end_run()
-            return False
-        mlflow.end_run("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+            try:
+                path = Path("metrics") / f"{'evaluation' if self.name == 'evaluate' else self.name}.json"
+                write_json(path, {**self._metrics, "mlflow_run_id": self.run_id})
+                mlflow.end_run()
+            except (mlflow.MlflowException, OSError) as late:
+                self._fail(late)
+                raise
+        else:
+            self._fail(error)
+        return False
+
+    def _fail(self, error: BaseException | None) -> None:
+        """Close the MLflow run, and end the program with one line if there is one for this error."""
+        # What has gone wrong may keep MLflow from noting it too.
+        with suppress(mlflow.MlflowException, OSError):
+            mlflow.end_run("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
         if isinstance(error, StageFailed):
             sys.exit(f"{self.name}: {error}")
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if _disk_full(error):
             sys.exit(f"{self.name}: the disk is full ({error}); free some space and run this again")
-        return False
+        if isinstance(error, mlflow.MlflowException):
+            sys.exit(
+                f"{self.name}: the MLflow server at {tracking_uri()} no longer answers ({_first_line(error)}); "
+                "when it does, run this again"
+            )
 
     @property
     def run_id(self) -> str:
@@ -151,6 +166,21 @@ class Stage:
             raise
         shutil.rmtree(path, ignore_errors=True)
         partial.rename(path)
+
+
+def _disk_full(error: BaseException | None) -> bool:
+    """Whether this error, or what led to it, says that there is no room. Not all libraries raise OSError."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if "No space left on device" in str(error) or "database or disk is full" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0]
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

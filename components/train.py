@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import csv
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from components.checkpoints import checkpoint_folder
+from components.checkpoints import checkpoint_folder, finish
 from components.settings import Training
 from components.stage import Stage, StageFailed, home
 from cslm.packing import PackedRows
@@ -22,7 +21,7 @@ def train_phase(name: str, rows: Path, start: Path, result: Path) -> None:
     """Train the checkpoint in `start` on the packed rows, into `result`; the whole of a training stage."""
     stage = Stage(name)
     section: Training = getattr(stage.settings, name)
-    checkpoints = checkpoint_folder(stage, [rows, start])
+    checkpoints = checkpoint_folder(stage)
     with stage:
         data = PackedRows(rows)
         if not len(data):
@@ -36,7 +35,7 @@ def train_phase(name: str, rows: Path, start: Path, result: Path) -> None:
             save_checkpoint(model, tokenizer, folder)
         write_log(trained.log, Path(f"metrics/plots/{name}.csv"))
         stage.log_metrics(trained.figures())
-    shutil.rmtree(checkpoints)
+    finish(checkpoints)
 
 
 def open_checkpoint(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -35,6 +35,8 @@ DIALOGUE = _strings(
     "answer_speech",
 )
 TRANSLATION = _strings("id", "split", "source_language", "source", "target_language", "target")
+ORIGIN = _strings("id", "file")
+"""Where each utterance of a corpus was found, in the order of the utterances; `file` as in `REJECTED`."""
 REJECTED = _strings("table", "id", "file", "reason")
 """What an importer could not take in; `file` is relative to the corpus."""
 

@@ -57,7 +57,7 @@ def main() -> int:
     except Missing as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return MISSING
-    except DvcException as error:
+    except (DvcException, OSError) as error:
         causes = [str(error), *(str(e) for e in (error.__cause__, error.__context__) if e is not None)]
         print(f"error: {': '.join(dict.fromkeys(causes))}", file=sys.stderr, flush=True)
         return 1

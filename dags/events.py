@@ -16,6 +16,8 @@ from typing import Any
 
 PROGRESS = "progress: "
 """A component's line that begins so is shown in place while the stage works."""
+NOTE = "note: "
+"""A component's line that begins so is shown behind the stage when it has ended."""
 
 
 def emit(folder: Path, stage: str, state: str, **facts: Any) -> None:

@@ -44,7 +44,7 @@ def prepare(
         stages = graph.read_graph(project / "dvc.yaml")
         known = graph.addresses(stages, params)
         _check_force(force, stages, known)
-        _check_corpora(commit_id, params)
+        _check_data(commit_id, params)
         snapshot.branch(project, f"runs/{name}", commit_id)
     except (snapshot.SnapshotFailed, parameters.BadParameters, graph.BadGraph) as error:
         raise run.RunFailed(f"prepare: {error}") from error
@@ -64,7 +64,7 @@ def prepare(
 def _commit(name: str, profile: str, overrides: dict[str, Any], ref: str) -> tuple[str, dict[str, Any]]:
     """Commit of the run and its parameters, both checked by the components' own rules."""
     project = source = places.PROJECT
-    _drop_old_workspaces()
+    _drop_old_files()
     checked = places.workspace(name, "prepare")
     if ref:
         snapshot.clone(project, snapshot.resolve(project, ref) or ref, checked)
@@ -103,29 +103,39 @@ def _check_force(force: list[str], stages: dict[str, graph.Stage], known: list[s
         )
 
 
-def _check_corpora(commit_id: str, params: dict[str, Any]) -> None:
-    """A corpus must be where a workspace finds it: in DVC or git, or at an absolute path."""
-    for key, corpus in (params.get("corpora") or {}).items():
-        path = str(corpus.get("path", ""))
-        if Path(path).is_absolute():
-            found = Path(path).exists()
-        else:
-            parents = [Path(path), *Path(path).parents]
-            found = snapshot.tracked(places.PROJECT, commit_id, path) or any(
-                snapshot.tracked(places.PROJECT, commit_id, f"{parent}.dvc")
-                for parent in parents
-                if parent.name
-            )
-        if not found:
+def _check_data(commit_id: str, params: dict[str, Any]) -> None:
+    """Corpora and checkpoints must be where a workspace finds them: in DVC or git, or at an absolute path."""
+    paths = {f"corpora.{key}.path": corpus["path"] for key, corpus in params.get("corpora", {}).items()}
+    paths |= {
+        f"{section}.checkpoint": values["checkpoint"]
+        for section, values in params.items()
+        if isinstance(values, dict) and values.get("checkpoint")
+    }
+    for key, path in paths.items():
+        if not _found(commit_id, Path(path)):
             raise run.RunFailed(
-                f"prepare: params.yaml: corpora.{key}.path = {path!r}: no such corpus in DVC, git or on disk. "
-                f"Put it under version control (.venv/orchestrator/bin/dvc add {path}) or give an absolute path"
+                f"prepare: params.yaml: {key} = {path!r}: nothing of that name in DVC, git or on disk. Put it "
+                f"into this folder and under version control (.venv/orchestrator/bin/dvc add {path}), or give "
+                "an absolute path"
             )
 
 
-def _drop_old_workspaces() -> None:
-    """Those of failed stages are kept for a look until the next run begins; a day protects a run beside it."""
-    for folder in (places.home() / "workspaces").glob("*"):
-        signs_of_life = [folder, *(places.home() / "logs" / folder.name).glob("*")]
+def _found(commit_id: str, path: Path) -> bool:
+    if path.is_absolute():
+        return path.exists()
+    if ".." in path.parts:  # a workspace lies elsewhere
+        return False
+    names = [str(path), *(f"{part}.dvc" for part in (path, *path.parents) if part.name)]
+    return any(snapshot.tracked(places.PROJECT, commit_id, name) for name in names)
+
+
+def _drop_old_files() -> None:
+    """Workspaces of failed stages, kept for a look until the next run begins, and scratch files of killed ones.
+
+    A day protects a run beside this one.
+    """
+    home = places.home()
+    for folder in [*(home / "workspaces").glob("*"), *home.glob("scratch-*")]:
+        signs_of_life = [folder, *folder.glob("*"), *(home / "logs" / folder.name).glob("*")]
         if time.time() - max(path.stat().st_mtime for path in signs_of_life) > OLD_S:
             shutil.rmtree(folder, ignore_errors=True)

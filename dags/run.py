@@ -41,11 +41,14 @@ def run_stage(facts: Facts, stage: graph.Stage, item: str | None, log: Log) -> s
     options = ["--stage", address, *(["--force"] if force else [])]
     with _told(facts, address) as ended:
         workspace = _workspace(facts, address)
-        state = _dvc(facts, workspace, address, options, log)
+        state, notes = _dvc(facts, workspace, address, options, log)
         for path in stage.metrics:
             file = workspace / graph.INTERPOLATION.sub(item or "", path)
             tracking.log_stage(facts["mlflow_run"], file, state)
-        ended(state, "")
+        ended(state, "; ".join(notes))
+    for checkpoints in (places.home() / "checkpoints").glob(f"{stage.name}-*"):
+        if (checkpoints / "finished").exists():  # and its result is in the cache now
+            shutil.rmtree(checkpoints, ignore_errors=True)
     shutil.rmtree(workspace, ignore_errors=True)
     return state
 
@@ -95,11 +98,24 @@ def record(facts: Facts, log: Log) -> str:
     files = {"dvc.lock": folder / "dvc.lock"}
     files |= {str(file.relative_to(folder)): file for file in sorted((folder / "metrics").rglob("*.json"))}
     commit_id = snapshot.add_files(places.PROJECT, f"runs/{run}", files, f"Results of run {run}")
+    _accept(folder / "report" / "validation" / "statistics.json")
     tracking.end(facts["mlflow_run"], "FINISHED")
     shutil.rmtree(places.home() / "workspaces" / run, ignore_errors=True)
     events.emit(folder, "", "finished", commit=commit_id)
     log(f"run {run}: results are commit {commit_id} on branch runs/{run}")
     return commit_id
+
+
+def _accept(statistics: Path) -> None:
+    """From now on validation measures drift against the data of this run. By profile; others stay."""
+    if not statistics.exists():
+        return
+    reference = places.home() / "reference" / "validation.json"
+    known = json.loads(reference.read_text("utf-8")) if reference.exists() else {}
+    reference.parent.mkdir(exist_ok=True)
+    partial = reference.with_suffix(".partial")
+    partial.write_text(json.dumps(known | json.loads(statistics.read_text("utf-8")), indent=1) + "\n", "utf-8")
+    partial.rename(reference)
 
 
 def _workspace(facts: Facts, address: str) -> Path:
@@ -131,7 +147,8 @@ def write_dvc_config(checkout: Path, no_scm: bool = False) -> None:
     (checkout / ".dvc" / "config.local").write_text("\n".join(lines) + "\n", "utf-8")
 
 
-def _dvc(facts: Facts, workspace: Path, address: str, options: list[str], log: Log) -> str:
+def _dvc(facts: Facts, workspace: Path, address: str, options: list[str], log: Log) -> tuple[str, list[str]]:
+    """`cached` or `ran`, and what the stage wants to be known of it."""
     program = Path(__file__).with_name("dvc_stage.py")
     result = workspace / ".dvc" / "tmp" / "result.json"
     result.parent.mkdir(parents=True, exist_ok=True)
@@ -146,8 +163,9 @@ def _dvc(facts: Facts, workspace: Path, address: str, options: list[str], log: L
         *options,
         *pull,
     ]
-    _stream(command, workspace, facts, address, log)
-    return str(json.loads(result.read_text("utf-8"))["state"])
+    lines = _stream(command, workspace, facts, address, log)
+    notes = [line.removeprefix(events.NOTE) for line in lines if line.startswith(events.NOTE)]
+    return str(json.loads(result.read_text("utf-8"))["state"]), notes
 
 
 def _stream(command: list[str], workspace: Path, facts: Facts, address: str, log: Log) -> list[str]:

@@ -3,9 +3,9 @@
 Run:  python -m components.ingest --corpus assistant
 
 Reads `corpora.KEY` of params.yaml and the folder it names (docs/corpora.md draws each layout). Writes
-`work/corpora/KEY`: `utterances/*.parquet`, `dialogues.parquet`, `translations.parquet`, and
-`rejected.parquet` with file and reason of every row that could not be taken in. Rows stream: memory holds
-one row group and the ids.
+`work/corpora/KEY`: `utterances/*.parquet`, `dialogues.parquet`, `translations.parquet`, `origins.parquet` with
+the file of each utterance, and `rejected.parquet` with file and reason of every row that could not be taken
+in. Rows stream: memory holds one row group and the ids.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from cslm.importers import IMPORTERS, BadCorpus, Defaults, Found, Refused
 from cslm.importers.intake import BadRow, take_in
 from cslm.importers.texts import read_texts
 from cslm.shards import UTTERANCE, ShardWriter
-from cslm.tables import DIALOGUE, REJECTED, TRANSLATION, table_writer
+from cslm.tables import DIALOGUE, ORIGIN, REJECTED, TRANSLATION, table_writer
 
 PROGRESS_S = 5.0
 
@@ -37,8 +37,8 @@ log = logging.getLogger("cslm")
 class Intake:
     """What was taken in so far: the ids, and counts by split and language for limit, log and metrics."""
 
-    def __init__(self, key: str, corpus: Corpus, rejected: ShardWriter) -> None:
-        self.key, self.corpus, self.rejected = key, corpus, rejected
+    def __init__(self, key: str, corpus: Corpus, origins: ShardWriter, rejected: ShardWriter) -> None:
+        self.key, self.corpus, self.origins, self.rejected = key, corpus, origins, rejected
         # ids of a corpus are its own business; those of `shards` are the project's, and dialogues name them
         self.prefix = "" if corpus.format == "shards" else f"{key}-"
         self.ids: set[str] = set()
@@ -73,6 +73,7 @@ class Intake:
                     self.refuse(Refused(item.id, item.file, str(error)))
                     continue
                 self.ids.add(row["id"])
+                self.origins.write({"id": row["id"], "file": item.file})
                 self.counts["utterances"][row["split"]] += 1
                 self.hours[row["language"]] += row["duration_s"] / 3600
                 yield row
@@ -93,7 +94,7 @@ class Intake:
     def _tell(self) -> None:
         if time.monotonic() - self._told > PROGRESS_S:
             self._told = time.monotonic()
-            log.info("ingest/%s: %s ...", self.key, self.summary())
+            print(f"progress: {self.summary()}", flush=True)
 
     def summary(self) -> str:
         """Counts in words."""
@@ -123,8 +124,9 @@ def ingest(key: str, corpus: Corpus, folder: Path) -> Intake:
         raise BadCorpus(f"{root}: no such folder")
     defaults = Defaults(corpus.language, corpus.split)
     with ExitStack() as stack:
+        origins = stack.enter_context(table_writer(folder / "origins.parquet", ORIGIN))
         rejected = stack.enter_context(table_writer(folder / "rejected.parquet", REJECTED))
-        intake = Intake(key, corpus, rejected)
+        intake = Intake(key, corpus, origins, rejected)
         with ShardWriter(folder / "utterances", UTTERANCE) as writer:
             for row in intake.utterances(IMPORTERS[corpus.format](root, defaults)):
                 writer.write(row)
@@ -150,9 +152,8 @@ def main(corpus: Annotated[str, typer.Option(help="key under `corpora` in params
             ) from error
         stage.log_metrics(intake.metrics())
         log.info("ingest/%s: %s", corpus, intake.summary())
-        if intake.rejected.rows:
-            log.info("refused rows and their reasons: work/corpora/%s/rejected.parquet", corpus)
 
 
 if __name__ == "__main__":
+    main.__doc__ = __doc__  # what --help shows
     typer.run(main)

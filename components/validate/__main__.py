@@ -3,16 +3,17 @@
 Run:  python -m components.validate
 
 Reads `work/corpora/*` and the sections `validate`, `languages` and `corpora` of params.yaml. Writes
-`work/accepted`, `work/quarantine` (every refused row with a reason) and `report/validation` (data docs). The
-run stops if too large a share of a table is refused, nothing remains, or the data drifted from the last
-accepted version, which is remembered in `$CSLM_HOME/reference/validation.json`.
+`work/accepted`, `work/quarantine` (every refused row with a reason) and `report/validation` (data docs, and
+`refused.tsv`: table, id, file and reason of each refused row). The run stops if too large a share of a table is
+refused, nothing remains, or the data drifted from the last accepted version: what `statistics.json` in that
+report said of the last run that reached its end, kept in `$CSLM_HOME/reference/validation.json`.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,15 @@ from cslm.validation import drift, leaks
 from cslm.validation.checks import Check, Limits, pair_checks, utterance_checks
 
 REPORT = "report/validation"
+REFUSED = "refused.tsv"
+STATISTICS_FILE = "statistics.json"
 STATISTICS = ("duration_s", "characters_per_second")
-LEAK_KEYS = {"utterances": "text_key", "dialogues": "question_key", "translations": "source_key"}
+LEAK_KEYS = {
+    "utterances": ("text_key",),
+    "dialogues": ("question_key",),
+    "translations": ("source_key", "target_key"),
+}
+"""Texts that training must not share with held-out rows; answers are facts, and may come again."""
 
 log = logging.getLogger("cslm")
 
@@ -44,6 +52,7 @@ def limits_of(settings: Settings) -> Limits:
         allowed.max_clipped,
         allowed.min_level_db,
         allowed.characters_per_second,
+        ("heldout_voice",) if allowed.shared_speakers == "allow" else ("heldout_voice", "dev", "test"),
     )
 
 
@@ -53,21 +62,31 @@ def measure_all(corpora: tables.Corpora, limits: Limits) -> tuple[dict[str, Meas
     checks |= {table: pair_checks(sides, limits) for table, sides in SIDES.items()}
     measured = {"utterances": tables.measure_utterances(corpora, checks["utterances"], limits.max_duration_s)}
     measured |= {table: tables.measure_texts(table, corpora, checks[table]) for table in SIDES}
-    for table, rows in measured.items():
-        if not rows.frame.empty:
-            _check_between_rows(table, rows, measured["utterances"])
+    present = {table: rows for table, rows in measured.items() if not rows.frame.empty}
+    for table, rows in present.items():
+        _check_between_rows(table, rows, measured["utterances"], limits)
+    heldout = _heldout_texts(present)
+    for table, rows in present.items():
+        rows.refuse(leaks.shared_texts(rows.accepted(), LEAK_KEYS[table], heldout))
     return measured, checks
 
 
-def _check_between_rows(table: str, rows: Measured, utterances: Measured) -> None:
+def _check_between_rows(table: str, rows: Measured, utterances: Measured, limits: Limits) -> None:
     rows.refuse(leaks.repeated_ids(rows.accepted()))
     if table == "utterances":
         rows.refuse(leaks.repeated_audio(rows.accepted()))
-        rows.refuse(leaks.shared_speakers(rows.accepted()))
+        rows.refuse(leaks.shared_speakers(rows.accepted(), limits.speakers_apart))
     if table == "dialogues" and not utterances.frame.empty:
         splits = utterances.accepted().set_index("id")["split"]
         rows.refuse(leaks.heldout_speech(rows.accepted(), ("question_speech", "answer_speech"), splits))
-    rows.refuse(leaks.shared_texts(rows.accepted(), LEAK_KEYS[table]))
+
+
+def _heldout_texts(measured: Mapping[str, Measured]) -> dict[Any, tuple[str, str]]:
+    """Every text of a held-out row of any table, with its split and id."""
+    texts: dict[Any, tuple[str, str]] = {}
+    for table, rows in measured.items():
+        texts |= leaks.heldout_texts(rows.accepted(), LEAK_KEYS[table])
+    return texts
 
 
 def run_suites(
@@ -75,16 +94,17 @@ def run_suites(
     measured: Mapping[str, Measured],
     checks: Mapping[str, list[Check]],
     max_quarantined: float,
+    speakers_apart: Sequence[str],
 ) -> None:
     """The suites of each table: as it was delivered, and what was accepted of it."""
-    for table, rows in measured.items():
-        if rows.frame.empty:
-            continue
+    present = {table: rows for table, rows in measured.items() if not rows.frame.empty}
+    heldout = _heldout_texts(present)
+    for table, rows in present.items():
         accepted = rows.accepted()
         keys = ["id", "audio_hash"] if table == "utterances" else ["id"]
         for name, frame, mostly in (
             (f"{table}_delivered", rows.frame, 1 - max_quarantined),
-            (f"{table}_accepted", accepted.assign(leak=_leaks(table, accepted)), 1.0),
+            (f"{table}_accepted", accepted.assign(leak=_leaks(table, accepted, heldout, speakers_apart)), 1.0),
         ):
             wanted = [suites.columns(list(frame.columns)), *suites.expectations_of(checks[table], mostly)]
             wanted += [suites.unique(key, mostly) for key in keys]
@@ -93,11 +113,16 @@ def run_suites(
                 run.check(name, frame, wanted)
 
 
-def _leaks(table: str, accepted: pd.DataFrame) -> pd.Series:
+def _leaks(
+    table: str,
+    accepted: pd.DataFrame,
+    heldout: Mapping[Any, tuple[str, str]],
+    speakers_apart: Sequence[str],
+) -> pd.Series:
     """1 for each accepted training row that shares text or speaker with held-out rows: none should."""
-    found = {index for index, _ in leaks.shared_texts(accepted, LEAK_KEYS[table])}
+    found = {index for index, _ in leaks.shared_texts(accepted, LEAK_KEYS[table], heldout)}
     if table == "utterances":
-        found |= {index for index, _ in leaks.shared_speakers(accepted)}
+        found |= {index for index, _ in leaks.shared_speakers(accepted, speakers_apart)}
     return pd.Series(accepted.index.isin(list(found)).astype(int), index=accepted.index)
 
 
@@ -165,14 +190,15 @@ def validate(stage: Stage) -> None:
     settings = stage.settings.validate_
     corpora = {key: Path("work/corpora") / key for key in stage.settings.corpora}
     tables.check_schemas(corpora)
-    measured, checks = measure_all(corpora, limits_of(stage.settings))
+    limits = limits_of(stage.settings)
+    measured, checks = measure_all(corpora, limits)
     with stage.output("work/accepted") as accepted:
         with stage.output("work/quarantine") as refused:
             for table, rows in measured.items():
                 tables.sort_rows(table, corpora, rows.reasons, accepted, refused)
             rejected = tables.pass_rejected(corpora, refused)
         run = suites.Suites()
-        run_suites(run, measured, checks, settings.max_quarantined)
+        run_suites(run, measured, checks, settings.max_quarantined, limits.speakers_apart)
         shares = run_share_suite(run, measured, rejected, stage.settings.languages, settings.max_quarantined)
         reference = home() / "reference" / "validation.json"
         remembered = _read_reference(reference)
@@ -181,13 +207,16 @@ def validate(stage: Stage) -> None:
         profile = stage.settings.profile
         present, distances = run_drift_suite(run, kept, remembered.get(profile, {}), settings.max_drift)
         with stage.output(REPORT) as report:
-            run.write_docs(report)
+            write_json(report / STATISTICS_FILE, {profile: present})
+            count = tables.list_refused(corpora, measured, report / REFUSED)
+            run.write_docs(report, f"{count} rows were refused", REFUSED)
+        if count:
+            print(f"note: {count} rows refused, see {REPORT}/{REFUSED}", flush=True)
         mlflow.log_artifacts(REPORT, "validation")
         stage.log_metrics(_metrics(run, shares, distances, kept))
         _tell(shares, distances, measured)
         if run.failures:
             raise StageFailed(_complaint(run, shares, reference))
-    write_json(reference, {**remembered, profile: present})
 
 
 def _read_reference(path: Path) -> dict[str, Any]:
@@ -234,9 +263,10 @@ def _complaint(run: suites.Suites, shares: pd.DataFrame, reference: Path) -> str
         lines.append("  no utterances remain after validation")
     if any(failure.suite == "drift" for failure in run.failures):
         lines.append(f"  if the change is meant: raise validate.max_drift, or remove {reference}")
-    lines.append(f"  what was refused, and why: {REPORT}/index.html and work/quarantine")
+    lines.append(f"  what was refused, and why: {REPORT}/{REFUSED} and {REPORT}/index.html")
     return "\n".join(lines)
 
 
 if __name__ == "__main__":
+    main.__doc__ = __doc__  # what --help shows
     typer.run(main)

@@ -25,7 +25,7 @@ INDEX = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>Validation</title><style>
 {style}</style></head>
 <body><div class="container"><h1>Validation</h1>
-<p>{summary}</p>
+<p>{summary} <a href="{refused_file}">{refused}</a>.</p>
 <table><tr><th>Suite</th><th>Status</th><th>Expectations met</th><th>Suite as text</th></tr>
 {rows}
 </table></div></body></html>
@@ -41,8 +41,11 @@ class Outcome:
     total: int
 
 
-def make_self_contained(folder: Path, outcomes: Iterable[Outcome]) -> None:
-    """Rewrite every page of the site, and make `folder/index.html` a list of the suites that ran."""
+def make_self_contained(folder: Path, outcomes: Iterable[Outcome], refused: str, refused_file: str) -> None:
+    """Rewrite every page of the site, and make `folder/index.html` a list of the suites that ran.
+
+    It links to `refused_file`, in words `refused`.
+    """
     for page in folder.rglob("*.html"):
         text = REMOTE.sub("", page.read_text("utf-8"))
         page.write_text(text.replace("</head>", f"<style>\n{STYLE}</style>\n</head>", 1), "utf-8")
@@ -50,7 +53,10 @@ def make_self_contained(folder: Path, outcomes: Iterable[Outcome]) -> None:
     failed = sum(outcome.total - outcome.met for outcome in outcomes)
     summary = f"{failed} of {sum(outcome.total for outcome in outcomes)} expectations are not met."
     rows = "\n".join(_row(folder, outcome) for outcome in outcomes)
-    (folder / "index.html").write_text(INDEX.format(style=STYLE, summary=summary, rows=rows), "utf-8")
+    index = INDEX.format(
+        style=STYLE, summary=summary, rows=rows, refused=html.escape(refused), refused_file=refused_file
+    )
+    (folder / "index.html").write_text(index, "utf-8")
 
 
 def _row(folder: Path, outcome: Outcome) -> str:

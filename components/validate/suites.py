@@ -141,8 +141,11 @@ class Suites:
         self.outcomes.append(Outcome(name, met, len(result.results)))
         self.failures += [_failure(name, each) for each in result.results if not each.success]
 
-    def write_docs(self, folder: Path) -> None:
-        """Data docs of all that ran, as a site that needs no network: `folder/index.html`."""
+    def write_docs(self, folder: Path, refused: str, refused_file: str) -> None:
+        """Data docs of all that ran, as a site that needs no network: `folder/index.html`.
+
+        It says what was `refused`, and links to the file in `folder` that lists it.
+        """
         self._context.add_data_docs_site(
             SITE,
             {
@@ -156,7 +159,7 @@ class Suites:
             },
         )
         self._context.build_data_docs(site_names=[SITE])
-        make_self_contained(folder, self.outcomes)
+        make_self_contained(folder, self.outcomes, refused, refused_file)
 
 
 def _failure(suite: str, result: Any) -> Failure:

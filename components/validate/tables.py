@@ -6,7 +6,7 @@ one row group and the statistics, about 200 bytes a row; never all audio or text
 
 from __future__ import annotations
 
-import logging
+import csv
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,17 +22,16 @@ import pyarrow.parquet as pq
 
 from components.stage import StageFailed
 from cslm.shards import ROWS_PER_GROUP, UTTERANCE, ShardWriter, read_rows
-from cslm.tables import DIALOGUE, REJECTED, TRANSLATION, read_table, table_writer
+from cslm.tables import DIALOGUE, ORIGIN, REJECTED, TRANSLATION, read_table, table_writer
 from cslm.validation.checks import Check, refusals, statistics_of_texts, statistics_of_utterance
 from cslm.validation.signal import measure
 
 PROGRESS_S = 5.0
 THREADS = 2
 ROWS_PER_FRAME = 4096
+REFUSED_COLUMNS = ("table", "id", "file", "reason")
 SIDES = {"dialogues": ("question", "answer"), "translations": ("source", "target")}
 SCHEMAS = {"utterances": UTTERANCE, "dialogues": DIALOGUE, "translations": TRANSLATION}
-
-log = logging.getLogger("cslm")
 
 Corpora = Mapping[str, Path]
 
@@ -63,7 +62,8 @@ def check_schemas(corpora: Corpora) -> None:
     for folder in corpora.values():
         paths = [(path, UTTERANCE) for path in sorted((folder / "utterances").glob("*.parquet"))]
         paths += [(folder / f"{table}.parquet", SCHEMAS[table]) for table in SIDES]
-        for path, schema in [*paths, (folder / "rejected.parquet", REJECTED)]:
+        paths += [(folder / "origins.parquet", ORIGIN), (folder / "rejected.parquet", REJECTED)]
+        for path, schema in paths:
             if not path.is_file():
                 raise StageFailed(f"{path} is missing; run python -m components.ingest for this corpus")
             there = pq.read_schema(path)
@@ -115,7 +115,7 @@ def _collect(statistics: Iterator[dict[str, Any]], checks: Sequence[Check], tabl
             buffer = []
         if time.monotonic() - told > PROGRESS_S:
             told = time.monotonic()
-            log.info("validate: %d %s, %d refused ...", number + 1, table, len(reasons))
+            print(f"progress: {number + 1} {table}, {len(reasons)} refused", flush=True)
     frame = pd.concat([*frames, pd.DataFrame(buffer)], ignore_index=True) if frames else pd.DataFrame(buffer)
     return Measured(frame, reasons)
 
@@ -136,6 +136,37 @@ def _writer(folder: Path, table: str, schema: pa.Schema) -> AbstractContextManag
     if table == "utterances":
         return ShardWriter(folder / table, schema)
     return table_writer(folder / f"{table}.parquet", schema)
+
+
+def list_refused(corpora: Corpora, measured: Mapping[str, Measured], path: Path) -> int:
+    """One tab-separated line for each row that an importer or a check refused; how many there are.
+
+    Columns: table, id, file (the corpus before its own path, with line or row where it has them), reason.
+    """
+    count = 0
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, delimiter="\t", lineterminator="\n")
+        writer.writerow(REFUSED_COLUMNS)
+        for key, folder in corpora.items():
+            for row in read_table(folder / "rejected.parquet"):
+                writer.writerow((row["table"], row["id"], f"{key}/{row['file']}", row["reason"]))
+                count += 1
+        for table, rows in measured.items():
+            if rows.reasons:
+                for number, (name, place) in enumerate(_places(table, corpora)):
+                    if number in rows.reasons:
+                        writer.writerow((table, name, place, rows.reasons[number]))
+                        count += 1
+    return count
+
+
+def _places(table: str, corpora: Corpora) -> Iterator[tuple[str, str]]:
+    """Id and file of each row of a table, in the order of `rows_of`."""
+    for key, folder in corpora.items():
+        if table == "utterances":
+            yield from ((row["id"], f"{key}/{row['file']}") for row in read_table(folder / "origins.parquet"))
+        else:
+            yield from ((row["id"], f"{key}/{table}.tsv") for row in read_table(folder / f"{table}.parquet"))
 
 
 def pass_rejected(corpora: Corpora, refused: Path) -> dict[str, int]:

@@ -32,6 +32,8 @@ class Limits:
     max_clipped: float
     min_level_db: float
     characters_per_second: Mapping[str, tuple[float, float]]
+    speakers_apart: Sequence[str]
+    """Splits whose speakers training must not have."""
 
 
 @dataclass(frozen=True)

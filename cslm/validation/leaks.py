@@ -6,7 +6,7 @@ ids; the held-out one if training and a held-out split share audio or text - a t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -37,23 +37,32 @@ def repeated_audio(frame: pd.DataFrame) -> Iterator[Reason]:
         yield index, f"the same audio as utterance '{originals[audio_hash]}'"
 
 
-def shared_texts(frame: pd.DataFrame, key: str) -> Iterator[Reason]:
-    """Training rows whose text (column `key`) a held-out row has."""
-    training = frame["split"] == "train"
-    shared = frame[training & frame[key].isin(frame[key][~training])]
-    held = frame[~training & frame[key].isin(shared[key])]
-    partners = dict(zip(held[key], zip(held["split"], held["id"], strict=True), strict=True))
-    for index, value in _items(shared[key]):
-        split, partner = partners[value]
-        yield index, f"leak: its text is also in {split} ('{partner}'), which training must not see"
+def heldout_texts(frame: pd.DataFrame, keys: Sequence[str]) -> dict[Any, tuple[str, str]]:
+    """Split and id of the held-out row that has a text, by the text's key (columns `keys`)."""
+    held = frame[frame["split"] != "train"]
+    rows = list(zip(held["split"], held["id"], strict=True))
+    return {value: row for key in keys for value, row in zip(held[key], rows, strict=True)}
 
 
-def shared_speakers(frame: pd.DataFrame) -> Iterator[Reason]:
-    """Training rows by a speaker of the split heldout_voice. Speakers are known by source and name."""
+def shared_texts(
+    frame: pd.DataFrame, keys: Sequence[str], heldout: Mapping[Any, tuple[str, str]]
+) -> Iterator[Reason]:
+    """Training rows with a text (columns `keys`) that is among the `heldout` ones, of whichever table."""
+    for key in keys:
+        column = frame[key][frame["split"] == "train"]
+        for index, value in _items(column[column.isin(heldout.keys())]):
+            split, partner = heldout[value]
+            yield index, f"leak: its text is also in {split} ('{partner}'), which training must not see"
+
+
+def shared_speakers(frame: pd.DataFrame, heldout: Sequence[str]) -> Iterator[Reason]:
+    """Training rows by a speaker of the splits `heldout`. Speakers are known by source and name."""
     voices = frame["source"] + "/" + frame["speaker"]
-    heldout = voices[(frame["split"] == "heldout_voice") & (frame["speaker"] != UNKNOWN_SPEAKER)]
-    for index, speaker in _items(frame["speaker"][(frame["split"] == "train") & voices.isin(heldout)]):
-        yield index, f"leak: its speaker '{speaker}' is in heldout_voice"
+    known = frame[frame["split"].isin(heldout) & (frame["speaker"] != UNKNOWN_SPEAKER)]
+    splits = dict(zip(voices[known.index], known["split"], strict=True))
+    training = voices[(frame["split"] == "train") & voices.isin(splits.keys())]
+    for index, voice in _items(training):
+        yield index, f"leak: its speaker '{frame['speaker'][index]}' is in {splits[voice]}"
 
 
 def heldout_speech(frame: pd.DataFrame, columns: Sequence[str], splits: pd.Series) -> Iterator[Reason]:

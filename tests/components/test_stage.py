@@ -66,6 +66,24 @@ def test_a_full_disk_is_called_so() -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "work/aligned")
 
 
+def test_a_full_disk_is_called_so_by_libraries_that_raise_something_else() -> None:
+    with pytest.raises(SystemExit, match="align: the disk is full"), Stage("align"):
+        try:
+            raise RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")
+        except RuntimeError as error:
+            raise ValueError("the checkpoint could not be written") from error
+
+
+def test_a_server_that_stops_answering_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    here = mlflow.get_tracking_uri()
+    with pytest.raises(SystemExit, match="no longer answers"), Stage("align") as stage:
+        mlflow.set_tracking_uri("http://127.0.0.1:9")
+        stage.log_metrics({"loss": 1.0}, step=1)
+    mlflow.set_tracking_uri(here)
+    mlflow.end_run()
+
+
 def test_a_stage_is_nested_in_the_run_that_the_environment_names(monkeypatch: pytest.MonkeyPatch) -> None:
     with Stage("align") as parent:
         name = parent.run_id
@@ -75,17 +93,25 @@ def test_a_stage_is_nested_in_the_run_that_the_environment_names(monkeypatch: py
 
 
 def test_only_the_same_training_continues(project: Path) -> None:
-    (project / "rows").mkdir()
-    (project / "rows" / "a").write_text("1")
+    deps = ["work/train/pretrain", "components/pretrain", "cslm/packing.py", "${backbone.checkpoint}"]
+    (project / "dvc.yaml").write_text(json.dumps({"stages": {"pretrain": {"deps": deps}}}))
+    files = ["work/train/pretrain/rows.npy", "components/pretrain/__main__.py", "cslm/packing.py"]
+    files.append("models/cslm/model.safetensors")
+    for name in files:
+        (project / name).parent.mkdir(parents=True)
+        (project / name).write_text("1")
     folders, runs = [], []
-    for content in ("1", "1", "2"):
-        (project / "rows" / "a").write_text(content)
+    for change in ("", "", *files):
+        if change:
+            (project / change).write_text("2")
         stage = Stage("pretrain")
-        folders.append(checkpoint_folder(stage, [project / "rows"]))
+        folders.append(checkpoint_folder(stage))
         with stage:
             runs.append(stage.run_id)
-    assert folders[0] == folders[1] != folders[2]
-    assert runs[0] == runs[1] != runs[2]
+    assert folders[0] == folders[1] and runs[0] == runs[1]
+    assert len(set(folders)) == len(set(runs)) == 1 + len(files), (
+        "data, code and start each begin another training"
+    )
 
 
 def test_a_server_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

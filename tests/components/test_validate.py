@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
+import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ import yaml
 from components.validate.__main__ import main
 from cslm.audio import SAMPLE_RATE, encode_flac
 from cslm.shards import UTTERANCE, ShardWriter
-from cslm.tables import DIALOGUE, REJECTED, TRANSLATION
+from cslm.tables import DIALOGUE, ORIGIN, REJECTED, TRANSLATION
 
 ROOT = Path(__file__).parents[2]
 WORDS = [
@@ -85,10 +87,16 @@ def check(tmp_path: Path, tracking_uri: str, monkeypatch: pytest.MonkeyPatch) ->
         changed = {"languages": list(languages), "validate": {**settings["validate"], **limits}}
         Path("params.yaml").write_text(yaml.safe_dump({**settings, **changed}), "utf-8")
         folder = Path("work/corpora/mine")
+        origins = []
         with ShardWriter(folder / "utterances", UTTERANCE) as writer:
-            for row in utterances:
+            for number, row in enumerate(utterances):
                 writer.write(row)
-        tables = (("dialogues", DIALOGUE, dialogues), ("translations", TRANSLATION, translations))
+                origins.append({"id": row["id"], "file": f"wav/{number}.wav"})
+        tables = (
+            ("dialogues", DIALOGUE, dialogues),
+            ("translations", TRANSLATION, translations),
+            ("origins", ORIGIN, origins),
+        )
         for name, schema, rows in (*tables, ("rejected", REJECTED, rejected)):
             pq.write_table(pa.Table.from_pylist(list(rows), schema), folder / f"{name}.parquet")
         main()
@@ -116,7 +124,8 @@ def test_a_good_corpus_is_accepted_whole_and_documented(check: Check, tmp_path: 
     assert metrics["failed_expectations"] == 0
     artifacts = mlflow.MlflowClient().list_artifacts(metrics["mlflow_run_id"], "validation")
     assert "validation/index.html" in [artifact.path for artifact in artifacts]
-    assert json.loads(Path("var/reference/validation.json").read_text("utf-8"))["sample"]
+    assert json.loads(Path("report/validation/statistics.json").read_text("utf-8"))["sample"]
+    assert not Path("var/reference").exists(), "accepted only when the run has reached its end"
     pages = list(Path("report/validation").rglob("*.html"))
     assert len(pages) > 6
     for page in pages:  # links for readers are fine, nothing may be fetched
@@ -188,6 +197,19 @@ def test_bad_rows_go_to_quarantine_with_a_reason(check: Check) -> None:
     assert pq.read_table("work/quarantine/rejected.parquet").to_pylist() == [
         {**rejected, "file": "mine/all.tsv:9 (x.wav)"}
     ]
+    with Path("report/validation/refused.tsv").open(encoding="utf-8", newline="") as file:
+        listed = list(csv.DictReader(file, delimiter="\t"))
+    assert len(listed) == 1 + 9 + 3 + 3
+    assert listed[0] == {**rejected, "file": "mine/all.tsv:9 (x.wav)"}
+    silent = next(row for row in listed if row["id"] == "u30")
+    assert silent == {
+        "table": "utterances",
+        "id": "u30",
+        "file": "mine/wav/21.wav",
+        "reason": "silent: level -120 dB; at least -50 dB is needed",
+    }
+    assert {row["file"] for row in listed if row["table"] == "dialogues"} == {"mine/dialogues.tsv"}
+    assert 'href="refused.tsv">16 rows were refused' in Path("report/validation/index.html").read_text("utf-8")
 
 
 def test_too_many_refused_rows_stop_the_run(check: Check) -> None:
@@ -196,11 +218,10 @@ def test_too_many_refused_rows_stop_the_run(check: Check) -> None:
     told = str(stopped.value)
     assert "utterances_delivered: expect_column_values_to_be_between(column=duration_s" in told
     assert "3 of 10 rows fail, 20.0% may (for example" in told
-    assert "report/validation/index.html and work/quarantine" in told
+    assert "report/validation/refused.tsv and report/validation/index.html" in told
     assert Path("report/validation/index.html").is_file()
     assert len(reasons("utterances")) == 10  # "hi" is too little for a second of speech
     assert not Path("work/accepted").exists()
-    assert not Path("var/reference/validation.json").exists()
     assert not Path("metrics/validate.json").exists()
 
 
@@ -221,6 +242,8 @@ def test_no_data_or_a_language_without_data_stops_the_run(check: Check) -> None:
 
 def test_drift_stops_the_run_and_says_how_to_go_on(check: Check) -> None:
     check([utterance(n, text=f"abcdefgh {n}") for n in range(60)])
+    Path("var/reference").mkdir()  # as a run does at its end
+    shutil.copy("report/validation/statistics.json", "var/reference/validation.json")
     check([utterance(n, text=f"abcdefgh {n}") for n in range(60)])
     with pytest.raises(SystemExit, match=r"(?s)drift: .*raise validate.max_drift, or remove .*validation.json"):
         check([utterance(n, seconds=1.3, text=f"abcdefgh {n}") for n in range(60)])

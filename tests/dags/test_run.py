@@ -24,6 +24,13 @@ def test_first_run_runs_every_stage_and_second_is_cached(project: Path) -> None:
     assert first["ingest@one"] == first["double"] == first["final"] == "ran"
     assert toy.calls(project) == ["ingest", "double", "final"]
 
+    home = project / "var"
+    left = sorted(path.name for path in (home / "checkpoints").iterdir())
+    assert left == ["double-other"], "those of a training that has ended, and whose result is in the cache, go"
+    assert json.loads((home / "reference" / "validation.json").read_text()) == {"sample": {"number": 21}}
+    told = [event.get("text") for event in toy.events(project, "first") if event["stage"] == "double"]
+    assert told[-1] == "doubled one number"
+
     second = toy.states(toy.pipeline(project, "second"))
     assert second["ingest@one"] == second["double"] == second["final"] == "cached"
     assert toy.calls(project) == []
@@ -148,6 +155,8 @@ def test_killed_task_takes_its_stage_with_it(project: Path) -> None:
         ({"ref": "no-such-branch"}, "ref 'no-such-branch' names no commit"),
         ({"force": ["trian"]}, "no stage trian to force; there are: all, ingest@one, double, final"),
         ({"overrides": {"corpora.two": {"path": "data/nowhere"}}}, "corpora.two.path = 'data/nowhere'"),
+        ({"overrides": {"corpora.two": {"path": "../data/in"}}}, "corpora.two.path = '../data/in'"),
+        ({"overrides": {"double.checkpoint": "models/typo"}}, "double.checkpoint = 'models/typo'"),
     ],
 )
 def test_bad_request_is_refused_before_any_work(project: Path, conf: dict[str, object], message: str) -> None:

@@ -27,7 +27,7 @@ stages:
     cmd: python -m components.toy double
     deps: [work/corpora, components/toy.py]
     params: [double]
-    outs: [work/doubled]
+    outs: [work/doubled, report/validation]
     metrics: [metrics/double.json]
   final:
     cmd: python -m components.toy final
@@ -75,6 +75,10 @@ elif what == "double":
         print(f"progress: {done}/3 numbers", flush=True)
     number = int(pathlib.Path("work/corpora/one/number").read_text())
     write("work/doubled/number", str(number * int(param("factor"))))
+    write("report/validation/statistics.json", json.dumps({param("profile"): {"number": number}}))
+    for name, mark in (("double-done", "finished"), ("double-other", "step"), ("final-done", "finished")):
+        write(f"{os.environ['CSLM_HOME']}/checkpoints/{name}/{mark}", "")
+    print("note: doubled one number", flush=True)
     write("metrics/double.json", json.dumps({"nested": {"value": 1.5}}))
 else:
     if param("mode") == "fail":
@@ -215,6 +219,12 @@ def states(process: subprocess.Popen[str]) -> dict[str, str]:
     _, told = process.communicate(timeout=120)
     assert process.returncode == 0, told
     return dict(line.split(" ", 1) for line in told.splitlines() if line.count(" ") == 1)
+
+
+def events(path: Path, name: str) -> list[dict[str, Any]]:
+    """What a run told of itself."""
+    lines = (path / "var" / "runs" / name / "events.jsonl").read_text("utf-8").splitlines()
+    return [json.loads(line) for line in lines]
 
 
 def calls(path: Path) -> list[str]:

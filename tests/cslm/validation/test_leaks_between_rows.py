@@ -6,6 +6,7 @@ import pandas as pd
 
 from cslm.validation.leaks import (
     heldout_speech,
+    heldout_texts,
     repeated_audio,
     repeated_ids,
     shared_speakers,
@@ -32,26 +33,31 @@ def test_of_equal_audio_the_heldout_row_stays() -> None:
 
 def test_training_loses_a_text_that_is_held_out() -> None:
     rows = frame(("a", "train", "s", 5, 1), ("b", "dev", "s", 5, 2), ("c", "test", "s", 6, 3))
-    assert dict(shared_texts(rows, "text_key")) == {
-        0: "leak: its text is also in dev ('b'), which training must not see"
-    }
+    heldout = heldout_texts(rows, ["text_key"])
+    leak = {0: "leak: its text is also in dev ('b'), which training must not see"}
+    assert dict(shared_texts(rows, ["text_key"], heldout)) == leak
+    dialogues = pd.DataFrame({"split": ["train", "train"], "question_key": [5, 9]})
+    assert dict(shared_texts(dialogues, ["question_key"], heldout)) == leak, "in another table"
 
 
-def test_training_loses_a_heldout_voice_but_not_a_test_speaker() -> None:
+def test_training_loses_a_heldout_voice_and_a_test_speaker_if_that_is_asked() -> None:
     rows = frame(
         ("a", "train", "anna", 1, 1),
         ("b", "heldout_voice", "anna", 2, 2),
         ("c", "train", "ben", 3, 3),
         ("d", "test", "ben", 4, 4),
     )
-    assert dict(shared_speakers(rows)) == {0: "leak: its speaker 'anna' is in heldout_voice"}
+    anna = {0: "leak: its speaker 'anna' is in heldout_voice"}
+    assert dict(shared_speakers(rows, ["heldout_voice"])) == anna
+    ben = {2: "leak: its speaker 'ben' is in test"}
+    assert dict(shared_speakers(rows, ["heldout_voice", "dev", "test"])) == anna | ben
 
 
 def test_unknown_speakers_and_namesakes_of_other_corpora_are_no_leak() -> None:
     rows = frame(("a", "train", "unknown", 1, 1), ("b", "heldout_voice", "unknown", 2, 2))
-    assert not list(shared_speakers(rows))
+    assert not list(shared_speakers(rows, ["heldout_voice"]))
     rows = frame(("a", "train", "1", 1, 1), ("b", "heldout_voice", "1", 2, 2))
-    assert not list(shared_speakers(rows.assign(source=["one", "other"])))
+    assert not list(shared_speakers(rows.assign(source=["one", "other"]), ["heldout_voice"]))
 
 
 def test_a_training_dialogue_must_not_use_heldout_speech() -> None:

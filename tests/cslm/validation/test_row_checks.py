@@ -22,6 +22,7 @@ LIMITS = Limits(
     max_clipped=0.01,
     min_level_db=-50.0,
     characters_per_second={"en": (4.0, 30.0), "zh": (1.0, 12.0)},
+    speakers_apart=["heldout_voice"],
 )
 
 
