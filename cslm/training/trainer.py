@@ -1,7 +1,8 @@
 """Continual pre-training and instruction tuning: the paper's recipe on packed rows.
 
-AdamW, warm-up and cosine to zero, loss on the assistant's tokens. Against the released recipe there is no
-padding, and the loss of every task and language is logged. A killed run continues from its last checkpoint.
+AdamW (or Muon), warm-up and cosine to zero, loss on the assistant's tokens. Against the released recipe there
+is no padding, and the loss of every task and language is logged. A killed run continues from its last
+checkpoint.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import itertools
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,11 @@ from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
 from cslm.packing import PackedRows
+from cslm.precision import half_precision
 from cslm.sequences import IGNORE
 from cslm.training.callbacks import Checkpoints, Progress
+from cslm.training.optimizer import MuonAdamW
+from cslm.training.processor import kernels_for_processor
 
 WHOLE = "whole"
 """A file that marks a checkpoint as completely written."""
@@ -40,6 +44,7 @@ class TrainingConfig:
     warmup: float
     weight_decay: float
     checkpoint_minutes: float
+    optimizer: str
     zero_stage: int
     speech_loss: float
     seed: int
@@ -88,7 +93,8 @@ def train(
     batch = max(1, config.batch_tokens // rows.manifest.length)
     steps = max(1.0, len(rows) * config.epochs / batch)
     steps = round(min(steps, config.max_steps or steps))
-    with single_rank():
+    on_processor = not torch.cuda.is_available()
+    with single_rank(), kernels_for_processor(model) if on_processor else nullcontext():
         arguments = TrainingArguments(
             output_dir=str(checkpoints),
             per_device_train_batch_size=batch,
@@ -105,8 +111,8 @@ def train(
             report_to=[],
             remove_unused_columns=False,
             disable_tqdm=True,
-            use_cpu=not torch.cuda.is_available(),
-            bf16=torch.cuda.is_available(),
+            use_cpu=on_processor,
+            bf16=not on_processor,
             deepspeed=deepspeed_config(config.zero_stage),
             dataloader_drop_last=len(rows) >= batch,
         )
@@ -116,6 +122,7 @@ def train(
             train_dataset=rows,
             callbacks=[Progress(on_log, batch * rows.manifest.length), Checkpoints(config.checkpoint_minutes)],
             token_weights=token_weights(model.config.vocab_size, speech_tokens, config.speech_loss),
+            muon=config.optimizer == "muon",
         )
         trainer.train(resume_from_checkpoint=last_whole_checkpoint(checkpoints))
     log = [entry for entry in trainer.state.log_history if "tokens_per_second" in entry]
@@ -154,12 +161,20 @@ def last_whole_checkpoint(folder: Path) -> str | None:
 class PackedTrainer(Trainer):
     """A Trainer that weighs the loss of each token, and logs the (unweighted) loss of each task."""
 
-    def __init__(self, token_weights: Tensor, **options: Any) -> None:
+    def __init__(self, token_weights: Tensor, muon: bool, **options: Any) -> None:
         super().__init__(**options)
-        self._weights = token_weights
+        self._weights, self._muon = token_weights, muon
         assert isinstance(self.train_dataset, PackedRows)
         self._tasks = self.train_dataset.manifest.tasks
         self._sums = torch.zeros(len(self._tasks), 2)
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """AdamW, or Muon beside it."""
+        if not self._muon:
+            return super().create_optimizer(model)
+        network = model if model is not None else self.model
+        self.optimizer = MuonAdamW(network, self.args.learning_rate, self.args.weight_decay)
+        return self.optimizer
 
     def compute_loss(
         self,
@@ -170,32 +185,36 @@ class PackedTrainer(Trainer):
     ) -> Any:
         """Weighted mean cross-entropy over labelled tokens; keeps the sum of each task for the log.
 
+        Rows are laid end to end, as positions tell where documents begin, and only labelled tokens get logits.
         What a heard unit speaks is read from the middle of the network, not from its end: the layers behind
         can then look it up when they write.
         """
-        tokens, labels = inputs["input_ids"], inputs["labels"]
-        heard = ((labels != IGNORE) & (labels != tokens))[:, 1:].flatten()
+        tokens = inputs["input_ids"].flatten()  # (T,)
+        following = tokens.roll(-1)
+        targets = inputs["labels"].flatten().roll(-1)  # a row's first token has no label
+        tasks = inputs["task"].flatten().roll(-1)
+        written = (targets == following).nonzero().flatten()
+        heard = ((targets != following) & (targets != IGNORE)).nonzero().flatten()
         outputs = model(
-            input_ids=tokens,
-            position_ids=inputs["position_ids"],
+            input_ids=tokens[None],
+            position_ids=inputs["position_ids"].flatten()[None],
             use_cache=False,
-            output_hidden_states=bool(heard.any()),
+            output_hidden_states=bool(len(heard)),
+            logits_to_keep=written,
         )
-        logits = outputs.logits[:, :-1].flatten(0, 1).float()  # (B * (L - 1), V)
-        if outputs.hidden_states is not None:
+        logits = outputs.logits[0]  # (len(written), V)
+        if len(heard):
             network = self.accelerator.unwrap_model(model)
-            states = outputs.hidden_states[len(outputs.hidden_states) // 2][:, :-1].flatten(0, 1)[heard]
-            logits = logits.masked_scatter(
-                heard[:, None], network.lm_head(network.model.norm(states)).to(logits.dtype)
-            )
-        targets = labels[:, 1:].flatten()  # (B * (L - 1),)
-        losses = F.cross_entropy(logits, targets, ignore_index=IGNORE, reduction="none")
-        labelled = targets != IGNORE
-        tasks = inputs["task"][:, 1:].flatten()[labelled].cpu()
-        self._sums[:, 0].index_add_(0, tasks, losses[labelled].detach().float().cpu())
+            states = outputs.hidden_states[len(outputs.hidden_states) // 2][0, heard]
+            with half_precision():
+                logits = torch.cat([logits, network.lm_head(network.model.norm(states)).to(logits.dtype)])
+        labelled = torch.cat([written, heard])
+        targets, tasks = targets[labelled], tasks[labelled].cpu()
+        losses = F.cross_entropy(logits.float(), targets, reduction="none")
+        self._sums[:, 0].index_add_(0, tasks, losses.detach().cpu())
         self._sums[:, 1].index_add_(0, tasks, torch.ones(len(tasks)))
-        weights = self._weights.to(targets.device)[targets[labelled]]
-        loss = (losses[labelled] * weights).sum() / weights.sum().clamp_min(1e-9)
+        weights = self._weights.to(targets.device)[targets]
+        loss = (losses * weights).sum() / weights.sum().clamp_min(1e-9)
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], *args: Any, **options: Any) -> None:

@@ -24,6 +24,7 @@ CONFIG = TrainingConfig(
     warmup=0.1,
     weight_decay=0.0,
     checkpoint_minutes=1e-9,
+    optimizer="adamw",
     zero_stage=2,
     speech_loss=1.0,
     seed=1,
@@ -46,13 +47,19 @@ def rows(
     return PackedRows(folder)
 
 
+@pytest.mark.parametrize(("optimizer", "zero_stage"), [("adamw", 2), ("muon", 0)])
 def test_a_killed_training_continues_to_the_same_weights(
-    tiny: tuple[LlamaForCausalLM, PreTrainedTokenizerFast], rows: PackedRows, tmp_path: Path
+    tiny: tuple[LlamaForCausalLM, PreTrainedTokenizerFast],
+    rows: PackedRows,
+    tmp_path: Path,
+    optimizer: str,
+    zero_stage: int,
 ) -> None:
+    config = dataclasses.replace(CONFIG, optimizer=optimizer, zero_stage=zero_stage)
     environment = dict(os.environ)
     losses: dict[int, dict[str, float]] = {}
     undisturbed = copy.deepcopy(tiny[0])
-    train(undisturbed, rows, CONFIG, tmp_path / "a", lambda step, numbers: losses.update({step: numbers}))
+    train(undisturbed, rows, config, tmp_path / "a", lambda step, numbers: losses.update({step: numbers}))
     assert {"loss", "loss.asr.en", "loss.tts.zh", "tokens_per_second"} <= set().union(*losses.values())
     assert losses[8]["loss"] < losses[1]["loss"]
     assert dict(os.environ) == environment, "a program started later would join this training"
@@ -62,14 +69,14 @@ def test_a_killed_training_continues_to_the_same_weights(
             raise Killed
 
     with pytest.raises(Killed):
-        train(copy.deepcopy(tiny[0]), rows, CONFIG, tmp_path / "b", die)
+        train(copy.deepcopy(tiny[0]), rows, config, tmp_path / "b", die)
     half_written = tmp_path / "b" / "checkpoint-7"
     half_written.mkdir()
     last = last_whole_checkpoint(tmp_path / "b")
     assert last is not None and not half_written.exists()
     again: list[int] = []
     continued = copy.deepcopy(tiny[0])
-    trained = train(continued, rows, CONFIG, tmp_path / "b", lambda step, numbers: again.append(step))
+    trained = train(continued, rows, config, tmp_path / "b", lambda step, numbers: again.append(step))
     assert [entry["step"] for entry in trained.log] == list(range(1, 9)), "the steps before the end too"
     assert again == list(range(int(last.rsplit("-", 1)[1]) + 1, 9))
     for name, weight in undisturbed.state_dict().items():
