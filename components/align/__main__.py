@@ -43,6 +43,7 @@ def main() -> None:
         tokenizer = SpeechTokenizer.load(Path("work/tokenizer"))
         size = stage.settings.align.words_per_chunk
         chunks = failed = 0
+        used: set[int] = set()
         with stage.output("work/aligned") as folder, ShardWriter(folder, schema()) as writer:
             for batch in batches(utterances()):
                 for row, aligned in zip(batch, align_batch(tokenizer, batch, size), strict=True):
@@ -54,10 +55,16 @@ def main() -> None:
                     pieces = {name: [vars(piece) for piece in cut] for name, cut in cuts.items()}
                     writer.write({**row, **pieces, "spoken": spoken})
                     chunks += len(cuts["chunks"])
+                    used.update(row["units"])
                     if writer.rows % REPORT_EVERY == 0:
                         print(f"progress: {writer.rows} utterances", flush=True)
         stage.log_metrics(
-            {"utterances": writer.rows, "not_aligned": failed, "chunks_per_utterance": chunks / writer.rows}
+            {
+                "utterances": writer.rows,
+                "not_aligned": failed,
+                "chunks_per_utterance": chunks / writer.rows,
+                "codes_used": len(used) / tokenizer.units,
+            }
         )
 
 
@@ -79,7 +86,7 @@ def align_batch(
     """Words, chunks and spoken characters of each utterance; None, and a line in the log, without alignment."""
     posteriors = tokenizer.log_probs([expand_runs(row["units"], row["durations"]) for row in batch])
     for row, log_probs in zip(batch, posteriors, strict=True):
-        names = [label for label in labels(row["text"]) if label.name in tokenizer.label_ids]
+        names = [label for label in labels(row["text"], row["language"]) if label.name in tokenizer.label_ids]
         try:
             if not names:
                 raise CannotAlign("the speech tokenizer knows none of its sounds")
@@ -104,4 +111,5 @@ def schema() -> pa.Schema:
 
 
 if __name__ == "__main__":
+    main.__doc__ = __doc__  # what --help shows
     typer.run(main)

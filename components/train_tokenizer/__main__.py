@@ -7,7 +7,6 @@ Writes `work/tokenizer`; its label error by split and language goes to `metrics/
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections import deque
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from typing import Any
 import torch
 import typer
 
-from components.checkpoints import checkpoint_folder
+from components.checkpoints import checkpoint_folder, finish
 from components.settings import TrainTokenizer
 from components.stage import Stage, StageFailed, home
 from cslm.audio import decode
@@ -38,7 +37,7 @@ MEASURE_BATCH = 32
 def main() -> None:
     """Train (or take) and measure the speech tokenizer."""
     stage = Stage("train_tokenizer")
-    checkpoints = checkpoint_folder(stage, [UTTERANCES])
+    checkpoints = checkpoint_folder(stage)
     with stage:
         tokenizer = open_tokenizer(stage.settings.train_tokenizer, stage.settings.seed)
         if stage.settings.train_tokenizer.steps:
@@ -48,7 +47,7 @@ def main() -> None:
         for split in ("dev", "test", "heldout_voice"):
             stage.log_metrics({split: measure(tokenizer, split)})
         stage.log_metrics({"units": tokenizer.units})
-    shutil.rmtree(checkpoints)
+    finish(checkpoints)
 
 
 def open_tokenizer(settings: TrainTokenizer, seed: int) -> SpeechTokenizer:
@@ -60,8 +59,8 @@ def open_tokenizer(settings: TrainTokenizer, seed: int) -> SpeechTokenizer:
             raise StageFailed(
                 f"no tokenizer in {settings.checkpoint} ({error}); `make setup` pulls it"
             ) from error
-    texts = (row["text"] for row in read_rows(UTTERANCES, ["text"], ["train"]))
-    names = sorted({label.name for text in texts for label in labels(text)})
+    rows = read_rows(UTTERANCES, ["text", "language"], ["train"])
+    names = sorted({label.name for row in rows for label in labels(row["text"], row["language"])})
     torch.manual_seed(seed)
     return SpeechTokenizer(TokenizerConfig(settings.hidden, settings.layers, list(settings.levels), names))
 
@@ -79,12 +78,12 @@ def train_on_corpus(stage: Stage, tokenizer: SpeechTokenizer, checkpoint: Path) 
             print(f"progress: {step}/{settings.steps} steps, loss {mean:.3f}", flush=True)
             stage.log_metrics({"loss": mean}, step)
 
-    def corpus() -> Iterator[tuple[Any, str]]:
-        for row in read_rows(UTTERANCES, ["audio", "text"], ["train"]):
-            yield decode(row["audio"]), row["text"]
+    def corpus() -> Iterator[tuple[Any, str, str]]:
+        for row in read_rows(UTTERANCES, ["audio", "text", "language"], ["train"]):
+            yield decode(row["audio"]), row["text"], row["language"]
 
     home().mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=home()) as folder:
+    with tempfile.TemporaryDirectory(dir=home(), prefix="scratch-") as folder:
         features = FeatureFile(Path(folder) / "features.f16")
         skipped = features.write(corpus(), tokenizer.label_ids)
         stage.log_metrics({"utterances": len(features.utterances), "skipped": dict(skipped)})
@@ -112,4 +111,5 @@ def measure(tokenizer: SpeechTokenizer, split: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    main.__doc__ = __doc__  # what --help shows
     typer.run(main)

@@ -58,7 +58,7 @@ class LabelErrors:
         """Count a batch of utterances that `tokenize` gave."""
         posteriors = self._tokenizer.log_probs([expand_runs(r["units"], r["durations"]) for r in rows])
         for row, log_probs in zip(rows, posteriors, strict=True):
-            said = [label.name for label in labels(row["text"])]
+            said = [label.name for label in labels(row["text"], row["language"])]
             self._errors[row["language"]] += edit_distance(said, self._tokenizer.transcribe(log_probs))
             self._labels[row["language"]] += len(said)
 

@@ -19,10 +19,15 @@ SUBSAMPLING = 4
 HEADS = 4
 KERNEL = 15
 DROPOUT = 0.1
+READING = 2
+"""Convolutions behind the quantiser; each sees one frame more to either side."""
 
 
 class TokenizerNetwork(nn.Module):
-    """Conformer-like encoder with a finite scalar bottleneck and a CTC head."""
+    """Conformer-like encoder of `layers` layers, a finite scalar bottleneck and a shallow CTC decoder.
+
+    A unit has to say its sound by itself or with its neighbours: all context is used before the quantiser.
+    """
 
     def __init__(self, hidden: int, layers: int, levels: Sequence[int], labels: int) -> None:
         super().__init__()
@@ -32,14 +37,15 @@ class TokenizerNetwork(nn.Module):
             nn.Conv1d(hidden, hidden, 3, stride=2, padding=1),
             nn.GELU(),
         )
-        self.encoder = nn.ModuleList(Layer(hidden) for _ in range(layers // 2))
+        self.encoder = nn.ModuleList(Layer(hidden) for _ in range(layers))
         # Without the norm the bound saturates in the first steps and every frame gets the same code.
         self.to_quantizer = nn.Sequential(nn.LayerNorm(hidden), nn.Linear(hidden, len(levels)))
         self.quantizer = FiniteScalarQuantizer(levels)
         # CTC before the bottleneck too (arXiv 2102.03216): the encoder learns to hear before units carry it.
         self.early_head = nn.Sequential(nn.LayerNorm(hidden), nn.Linear(hidden, labels))
         self.from_quantizer = nn.Linear(len(levels), hidden)
-        self.decoder = nn.ModuleList(Layer(hidden) for _ in range(layers - layers // 2))
+        # Shallow and local: what a deep decoder could work out from units, the language model would have to.
+        self.decoder = nn.ModuleList(Reading(hidden) for _ in range(READING))
         self.head = nn.Sequential(nn.LayerNorm(hidden), nn.Linear(hidden, labels))
 
     def codes(self, mels: Tensor, lengths: Tensor) -> Tensor:
@@ -100,6 +106,24 @@ class Layer(nn.Module):
         x = F.glu(self.gate(x), -1).masked_fill(padding[..., None], 0)
         x = F.silu(self.depthwise(x.transpose(1, 2)).transpose(1, 2))
         out: Tensor = self.convolution_out(x)
+        return out
+
+
+class Reading(nn.Module):
+    """A convolution over three frames and a feed-forward layer, with a residual."""
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(hidden)
+        self.convolution = nn.Conv1d(hidden, 2 * hidden, 3, padding=1)
+        self.out = nn.Linear(2 * hidden, hidden)
+        self.dropout = nn.Dropout(DROPOUT)
+
+    def forward(self, x: Tensor, padding: Tensor) -> Tensor:
+        """x (B, T, H), padding (B, T) true behind the end -> (B, T, H)."""
+        y = self.norm(x).masked_fill(padding[..., None], 0)
+        y = F.gelu(self.convolution(y.transpose(1, 2)).transpose(1, 2))
+        out: Tensor = x + self.dropout(self.out(y))
         return out
 
 

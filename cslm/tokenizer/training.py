@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cslm.audio import SAMPLE_RATE, Samples
+from cslm.precision import half_precision
 from cslm.pronunciation import labels
 from cslm.tokenizer.features import HOP, MEL_BINS, log_mel
 from cslm.tokenizer.model import SUBSAMPLING, padding_mask
@@ -52,8 +53,8 @@ class FeatureFile:
         self.path = path
         self.utterances: list[Utterance] = []
 
-    def write(self, corpus: Iterable[tuple[Samples, str]], known: Collection[str]) -> Counter[str]:
-        """Store (samples, text) pairs; returns how many were left out, by reason.
+    def write(self, corpus: Iterable[tuple[Samples, str, str]], known: Collection[str]) -> Counter[str]:
+        """Store (samples, text, language) rows; returns how many were left out, by reason.
 
         `too_fast`: more labels than frames, or none; `unknown_sound`: a label that is not among those `known`.
         """
@@ -61,8 +62,8 @@ class FeatureFile:
         skipped = Counter[str](too_fast=0, unknown_sound=0)
         known_names = frozenset(known)
         with self.path.open("wb") as file:
-            for samples, text in corpus:
-                names = tuple(label.name for label in labels(text))
+            for samples, text, language in corpus:
+                names = tuple(label.name for label in labels(text, language))
                 if not names or needed_frames(names) > len(samples) // (HOP * SUBSAMPLING):
                     skipped["too_fast"] += 1
                     continue
@@ -131,11 +132,14 @@ def train(
             group["lr"] = recipe.learning_rate * _learning_rate_share(step, recipe.steps)
         mels, lengths = collate([augment(features.read(utterance), rng) for utterance in batch])
         targets = [torch.tensor([tokenizer.label_ids[n] for n in u.labels]) for u in batch]
-        hidden = network.encode(mels, lengths)
-        latents = network.to_quantizer(hidden)
-        codes = network.quantizer(latents, quantize=step >= recipe.quantize_after)
-        ctc = ctc_loss(network.log_probs(codes, lengths), lengths, targets)
-        early = ctc_loss(network.early_head(hidden).log_softmax(-1), lengths, targets)
+        with half_precision():
+            hidden = network.encode(mels, lengths)
+            latents = network.to_quantizer(hidden).float()
+            codes = network.quantizer(latents, quantize=step >= recipe.quantize_after)
+            log_probs = network.log_probs(codes, lengths)
+            early_log_probs = network.early_head(hidden).log_softmax(-1)
+        ctc = ctc_loss(log_probs, lengths, targets)
+        early = ctc_loss(early_log_probs, lengths, targets)
         bounded = network.quantizer.bound(latents)
         speech = ~padding_mask(lengths, bounded.shape[1])
         changes = (bounded[:, 1:] - bounded[:, :-1]).abs().sum(-1)[speech[:, 1:]]  # none if all have one frame
@@ -143,7 +147,7 @@ def train(
         loss = (
             ctc
             + EARLY * early
-            + recipe.continuity * changes.sum() / max(1, len(changes))
+            + recipe.continuity * step / recipe.steps * changes.sum() / max(1, len(changes))
             - recipe.evenness * evenness
         )
         optimizer.zero_grad()
@@ -159,7 +163,9 @@ def train(
 def ctc_loss(log_probs: Tensor, lengths: Tensor, targets: Sequence[Tensor]) -> Tensor:
     """Mean over utterances of the CTC loss a label; log_probs (B, T, V), lengths (B,), targets (n,) each."""
     target_lengths = torch.tensor([len(target) for target in targets])
-    return F.ctc_loss(log_probs.transpose(0, 1), torch.cat(list(targets)), lengths, target_lengths, BLANK)
+    return F.ctc_loss(
+        log_probs.float().transpose(0, 1), torch.cat(list(targets)), lengths, target_lengths, BLANK
+    )
 
 
 def _learning_rate_share(step: int, steps: int) -> float:

@@ -65,7 +65,7 @@ def test_chunks_of_text_join_to_the_text(text: str, size: int) -> None:
 
 @given(TEXTS, st.integers(1, 9), st.data())
 def test_chunks_join_to_all_units(text: str, size: int, data: st.DataObject) -> None:
-    names = labels(text)
+    names = labels(text, "en")
     durations = data.draw(st.lists(st.integers(1, 5), min_size=max(1, len(names)), max_size=80))
     assume(sum(durations) >= 2 * len(names))
     cuts = sorted(data.draw(st.permutations(range(1, sum(durations))))[: max(0, len(names) - 1)])
@@ -88,7 +88,7 @@ def test_chunks_are_cut_at_punctuation_and_about_seven_words() -> None:
 
 def test_a_word_whose_sound_nothing_tells_stays_with_its_neighbour() -> None:
     def joined(text: str) -> list[str]:
-        return spoken_words(text, labels(text))
+        return spoken_words(text, labels(text, "en"))
 
     assert joined("it is 20 degrees now") == ["it ", "is 20 ", "degrees ", "now"]
     assert joined("20 30 degrees") == ["20 30 degrees"]
@@ -97,14 +97,14 @@ def test_a_word_whose_sound_nothing_tells_stays_with_its_neighbour() -> None:
 
 @given(TEXTS)
 def test_spoken_words_join_to_the_text_and_all_have_a_label_if_one_has(text: str) -> None:
-    names = labels(text)
+    names = labels(text, "en")
     joined = spoken_words(text, names)
     assert "".join(joined) == text
     if names:
-        assert all(labels(word) for word in joined)
+        assert all(labels(word, "en") for word in joined)
 
 
 def test_each_unit_speaks_the_character_whose_span_it_begins_in() -> None:
-    names = labels("hi 法")  # h, i, f-, a3
+    names = labels("hi 法", "en")  # h, aɪ, f-, a3
     spans = [Span(0, 2), Span(2, 3), Span(3, 7), Span(7, 9)]
     assert spoken_characters("hi 法", names, spans, [1, 2, 3, 1, 2]) == ["h", "h", "法", "法", "法"]

@@ -26,6 +26,8 @@ RECIPE = Recipe(
     evenness=0.1,
     seed=1,
 )
+LETTERS = "zz"
+"""A language without phones, so that its labels are letters."""
 TONES = {"a": 300.0, "b": 900.0, "c": 2400.0}
 
 
@@ -42,7 +44,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> SpeechTokenizer:
     rng = random.Random(1)
     texts = ["".join(rng.choices("abc", k=rng.randint(2, 6))) for _ in range(60)]
     features = FeatureFile(tmp_path_factory.mktemp("features") / "mel.f16")
-    assert not features.write(((beep(text), text) for text in texts), "abc").total()
+    assert not features.write(((beep(text), text, LETTERS) for text in texts), "abc").total()
     torch.manual_seed(1)
     trained = SpeechTokenizer(TokenizerConfig(hidden=32, layers=2, levels=[4, 4], labels=["a", "b", "c"]))
     train(trained, features, RECIPE, features.path.with_name("state.pt"), lambda step, loss: None)
@@ -96,14 +98,15 @@ def test_mel_has_a_hundred_frames_a_second_and_its_peak_at_the_tone() -> None:
 def test_too_fast_speech_and_unknown_sounds_are_skipped_and_counted(tmp_path: Path) -> None:
     features = FeatureFile(tmp_path / "mel.f16")
     corpus = [(beep("a")[:1600], "abcabc"), (beep("ab"), "ab"), (beep("a"), "7"), (beep("ab"), "aé")]
-    assert features.write(corpus, "abc") == {"too_fast": 2, "unknown_sound": 1}
+    rows = [(samples, text, LETTERS) for samples, text in corpus]
+    assert features.write(rows, "abc") == {"too_fast": 2, "unknown_sound": 1}
     assert len(features.utterances) == 1
     assert needed_frames("aab") == 4
 
 
 def test_utterances_of_one_frame_do_not_spoil_the_weights(tmp_path: Path) -> None:
     features = FeatureFile(tmp_path / "mel.f16")
-    features.write([(beep("a")[1280:1920], "a")] * 2, "a")
+    features.write([(beep("a")[1280:1920], "a", LETTERS)] * 2, "a")
     short = SpeechTokenizer(TokenizerConfig(hidden=32, layers=2, levels=[4, 4], labels=["a"]))
     train(short, features, dataclasses.replace(RECIPE, steps=2), tmp_path / "a.pt", lambda step, loss: None)
     assert all(weight.isfinite().all() for weight in short.network.parameters())
@@ -113,7 +116,7 @@ def test_killed_it_continues_to_the_same_weights(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr("cslm.tokenizer.training.CHECKPOINT_STEPS", 3)
     texts = ["ab", "bc", "cab", "acb"] * 3
     features = FeatureFile(tmp_path / "mel.f16")
-    features.write(((beep(text), text) for text in texts), "abc")
+    features.write(((beep(text), text, LETTERS) for text in texts), "abc")
     recipe = dataclasses.replace(RECIPE, steps=8, batch_seconds=5, quantize_after=2)
 
     def fresh() -> SpeechTokenizer:
