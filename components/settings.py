@@ -74,6 +74,8 @@ class Validate(Section):
     """Plausible speech rate of each language: letters (or Chinese characters) a second."""
     max_quarantined: Fraction = 0.02
     """The run stops if a larger share of any table is refused."""
+    shared_speakers: Literal["allow", "refuse"] = "allow"
+    """Training rows by a speaker of dev or test; those by a speaker of heldout_voice are always refused."""
     max_drift: Fraction = 0.25
     """Largest Kolmogorov-Smirnov distance of durations and speech rates to the last accepted version."""
 
@@ -94,14 +96,15 @@ class TrainTokenizer(Section):
     """Speech in one batch, padding included."""
     hidden: Annotated[int, Field(gt=0, multiple_of=8)] = 192
     """Width; four attention heads share it, each an even part."""
-    layers: Annotated[int, Field(ge=2)] = 4
-    """Transformer layers, half before and half behind the quantiser."""
+    layers: Count = 4
+    """Transformer layers before the quantiser; behind it are two small convolutions."""
     levels: Annotated[list[Annotated[int, Field(ge=2)]], Field(min_length=1)] = [8, 8, 8]
     """Steps of each dimension of the finite scalar quantiser; their product is the number of units."""
     quantize_after: Steps = 200
     """Steps without quantisation at the start: with it from step 0 the codes collapse."""
-    continuity: Annotated[float, Field(ge=0)] = 0.02
-    """Weight of the change from frame to frame: more merges more frames into a unit (0.1 freezes the units)."""
+    continuity: Annotated[float, Field(ge=0)] = 0.06
+    """Weight of the change from frame to frame at the end of the training, rising from none at its start: more
+    merges more frames into a unit (0.1 from the start freezes the units)."""
     evenness: Annotated[float, Field(ge=0)] = 0.1
     """Weight of the entropy of unit use: without it most units stay unused."""
 
@@ -128,8 +131,12 @@ class TextModel(Section):
     steps: Steps = 0
     learning_rate: Positive = 1.5e-3
     batch_tokens: Count = 4096
-    vocabulary: Count = 2000
-    """Most tokens that the text tokenizer may have: one a character, the rarest are left as bytes."""
+    question_noise: Annotated[float, Field(ge=0, le=0.5)] = 0.15
+    """As in `compose`."""
+    optimizer: Literal["adamw", "muon"] = "muon"
+    """As in `finetune`."""
+    vocabulary: Count = 8000
+    """Most tokens that the text tokenizer may have: words, Chinese characters, and what they are made of."""
     hidden: Count = 192
     layers: Count = 6
     heads: Count = 6
@@ -152,14 +159,22 @@ class Backbone(Section):
     """Folder of a CSLM checkpoint to continue from; null extends the text model by units and markers."""
 
 
-class PretrainMixture(Section):
+class Mixture(Section):
+    @model_validator(mode="after")
+    def _something(self) -> Mixture:
+        if not any(self.model_dump().values()):
+            raise ValueError("at least one weight must be more than 0")
+        return self
+
+
+class PretrainMixture(Mixture):
     asr: Annotated[float, Field(ge=0)] = 1.0
     tts: Annotated[float, Field(ge=0)] = 1.0
     mt: Annotated[float, Field(ge=0)] = 0.5
     text: Annotated[float, Field(ge=0)] = 0.5
 
 
-class FinetuneMixture(Section):
+class FinetuneMixture(Mixture):
     interleaved: Annotated[float, Field(ge=0)] = 1.0
     cross_lingual: Annotated[float, Field(ge=0)] = 1.0
     full_chain: Annotated[float, Field(ge=0)] = 0.25
@@ -169,10 +184,13 @@ class FinetuneMixture(Section):
 
 
 class Compose(Section):
-    length: Count = 512
-    """Tokens of one packed row."""
+    length: Annotated[int, Field(ge=32)] = 512
+    """Tokens of one packed row; longer sequences are left out and listed."""
     unit_dropout: Fraction = 0.0
     """Share of the units in the user's speech that is left out at random, anew in each pass over an item."""
+    question_noise: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    """Share of the words of a question, written or spoken, that is left out, anew in each pass; twice as often
+    the question begins with words of another one. So the model learns which words matter (cslm/noise.py)."""
     splice: Fraction = 0.0
     """Share of the words in the user's speech that come from another recording of the same voice, anew in each
     pass: any other word where the task is to transcribe, the same word where it is to answer."""
@@ -196,9 +214,18 @@ class Training(Section):
     """Share of the steps in which the learning rate rises; a cosine takes it to zero afterwards."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     checkpoint_minutes: Positive = 2.0
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """`muon`: Muon for the matrices inside the network; small models learn to listen in fewer tokens."""
     zero_stage: Literal[0, 1, 2] = 2
+    """What DeepSpeed shares among the ranks. Muon needs whole matrices: 0."""
     speech_loss: Annotated[float, Field(ge=0)] = 1.0
     """Weight of a speech unit in the loss, where a text token has 1 (the paper: 1)."""
+
+    @model_validator(mode="after")
+    def _whole_matrices(self) -> Training:
+        if self.optimizer == "muon" and self.zero_stage:
+            raise ValueError(f"optimizer muon works with zero_stage 0 only, not {self.zero_stage}")
+        return self
 
 
 class Evaluate(Section):

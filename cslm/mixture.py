@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from cslm.aligned import AlignedUtterance, AlignedUtterances, Word
+from cslm.noise import disturb
 from cslm.sequences import Chain, Sequence, SequenceBuilder
 from cslm.splicing import WordBank
 from cslm.tables import read_table
-
-TRAIN = "train"
+from cslm.written import TRAIN, WrittenTasks, passes
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class Variation:
     """How passes over the same speech differ; the names are those of params.yaml."""
 
     unit_dropout: float
+    question_noise: float
     splice: float
     excerpt: float
     listening: bool
@@ -47,6 +48,7 @@ class Mixture:
         self._accepted = accepted
         self._variation = variation
         self._bank = WordBank(speech.of_split(TRAIN), seed)
+        self._written = WrittenTasks(builder, accepted, variation.question_noise, seed)
         self._rng = random.Random(seed)
         self.skipped: Counter[str] = Counter()
 
@@ -54,13 +56,11 @@ class Mixture:
         """Phase 1: `asr`, `tts`, `mt` and `text`."""
         yield from self._asr(weights["asr"])
         for utterance in self._speech.of_split(TRAIN):
-            for _ in range(self._passes(weights["tts"])):
-                yield self._builder.tts(utterance.text, utterance.units, utterance.language)
-        for row in self._rows("translations"):
-            for _ in range(self._passes(weights["mt"])):
-                languages = row["source_language"], row["target_language"]
-                yield self._builder.mt(row["source"], row["target"], *languages)
-        yield from self._text(weights["text"])
+            for _ in range(passes(weights["tts"], self._rng)):
+                tts = self._builder.tts(utterance.text, utterance.units, utterance.language)
+                yield tts.of(utterance.id)
+        yield from self._written.translations(weights["mt"])
+        yield from self._written.instructions(weights["text"])
 
     def finetune(self, weights: Mapping[str, float]) -> Iterator[Sequence]:
         """Phase 2: `interleaved` and `cross_lingual` dialogue, `full_chain` of both, `text`, `asr` replay."""
@@ -72,38 +72,34 @@ class Mixture:
                 self.skipped["dialogue_without_speech"] += 1
                 continue
             kind = "interleaved" if row["question_language"] == row["answer_language"] else "cross_lingual"
-            for _ in range(self._passes(weights[kind])):
-                yield self._dialogue(question, answer, "interleaved")
-            for _ in range(self._passes(weights["full_chain"])):
-                yield self._dialogue(question, answer, "full")
-        yield from self._text(weights["text"])
+            for _ in range(passes(weights[kind], self._rng)):
+                yield self._dialogue(question, answer, "interleaved").of(row["id"])
+            for _ in range(passes(weights["full_chain"], self._rng)):
+                yield self._dialogue(question, answer, "full").of(row["id"])
+        yield from self._written.instructions(weights["text"])
         yield from self._asr(weights["asr"])
 
     def _dialogue(self, question: AlignedUtterance, answer: AlignedUtterance, chain: Chain) -> Sequence:
-        units, spoken = self._heard(self._bank.respeak(question, self._variation.splice))
+        """A question of which no two passes sound alike, and its answer."""
+        words = self._bank.respeak(question, self._variation.splice)
+        opening = self._bank.opening(question)
+        disturbed = disturb(words, opening, self._variation.question_noise, self._rng)
+        words = disturbed if any(word.units for word in disturbed) else words
+        units, spoken = self._heard(words)
+        text = "".join(word.text for word in words).strip()
         languages = question.language, answer.language
-        return self._builder.dialogue(units, question.text, answer.chunks, *languages, chain, spoken)
+        return self._builder.dialogue(units, text, answer.chunks, *languages, chain, spoken)
 
     def _asr(self, weight: float) -> Iterator[Sequence]:
         """Utterances with their text, no two passes over one alike."""
         for utterance in self._speech.of_split(TRAIN):
-            for _ in range(self._passes(weight)):
+            for _ in range(passes(weight, self._rng)):
                 words = self._bank.splice(utterance, self._variation.splice)
                 if self._rng.random() < self._variation.excerpt:
                     words = self._bank.excerpt(words)
                 text = "".join(word.text for word in words).strip()
                 units, spoken = self._heard(words)
-                yield self._builder.asr(units, text, utterance.language, spoken)
-
-    def _text(self, weight: float) -> Iterator[Sequence]:
-        """Dialogues within a language as written instructions, each once however often it was spoken."""
-        seen: set[int] = set()
-        for row in self._rows("dialogues"):
-            key = hash((row["question"], row["answer"]))
-            if row["question_language"] == row["answer_language"] and key not in seen:
-                seen.add(key)
-                for _ in range(self._passes(weight)):
-                    yield self._builder.text(row["question"], row["answer"], row["answer_language"])
+                yield self._builder.asr(units, text, utterance.language, spoken).of(utterance.id)
 
     def _rows(self, table: str) -> Iterable[dict[str, Any]]:
         return (row for row in read_table(self._accepted / f"{table}.parquet") if row["split"] == TRAIN)
@@ -114,7 +110,3 @@ class Mixture:
         kept = [pair for pair in pairs if self._rng.random() >= self._variation.unit_dropout] or pairs
         units, spoken = [unit for unit, _ in kept], [character for _, character in kept]
         return units, spoken if self._variation.listening else []
-
-    def _passes(self, weight: float) -> int:
-        whole = int(weight)
-        return whole + (self._rng.random() < weight - whole)

@@ -5,7 +5,8 @@
 
 Positions restart with each document, from which transformers derives a block-diagonal causal mask.
 Rows are filled from windows of `WINDOW` sequences: memory is flat, and over 99 % of a row is used when
-sequences are short against it. Nothing is cut: a sequence that is too long is left out and counted.
+sequences are short against it. Nothing is cut: a sequence that is too long is left out, counted, and listed
+in `too_long.jsonl`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from collections.abc import Sequence as SequenceOf
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +36,7 @@ WINDOW = 16_384
 ROWS_PER_SHARD = 4096
 LISTENING = "listening"
 """Task of the labels that tell which character a unit speaks, with the language of the sequence."""
+TOO_LONG = "too_long.jsonl"
 PLANES = ("input_ids", "labels", "position_ids", "task")
 
 
@@ -58,17 +60,22 @@ class PackedManifest:
 
 
 def pack(sequences: Iterable[Sequence], folder: Path, length: int, pad_id: int, seed: int) -> PackedManifest:
-    """Write rows to `folder/rows-00000.npy` (rows, 4, length; int32) and `manifest.json`."""
+    """Write rows to `folder/rows-00000.npy` (rows, 4, length; int32) and `manifest.json`.
+
+    What is longer than a row is in `too_long.jsonl`, one line a sequence: item, task, language, tokens.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     manifest = PackedManifest(length)
     counts, tokens, too_long = Counter[str](), Counter[str](), Counter[str]()
     rng = random.Random(seed)
 
-    def fitting() -> Iterator[Sequence]:
+    def fitting(left_out: TextIO) -> Iterator[Sequence]:
         for sequence in sequences:
             name = f"{sequence.task}.{sequence.language}"
             if len(sequence.input_ids) > length:
                 too_long[name] += 1
+                entry = {"item": sequence.item, "task": sequence.task, "language": sequence.language}
+                left_out.write(json.dumps(entry | {"tokens": len(sequence.input_ids)}) + "\n")
                 continue
             counts[name] += 1
             tokens[name] += len(sequence.input_ids)
@@ -78,7 +85,6 @@ def pack(sequences: Iterable[Sequence], folder: Path, length: int, pad_id: int, 
                     manifest.tasks.append(task)
             yield sequence
 
-    stream = fitting()
     shard: list[npt.NDArray[np.int32]] = []
     shards = 0
 
@@ -89,20 +95,24 @@ def pack(sequences: Iterable[Sequence], folder: Path, length: int, pad_id: int, 
             shards += 1
             shard.clear()
 
-    while window := list(islice(stream, WINDOW)):
-        rows = fill_rows([len(sequence.input_ids) for sequence in window], length, rng.randrange(2**32))
-        rng.shuffle(rows)
-        for row in rows:
-            shard.append(_row([window[i] for i in row], length, pad_id, manifest.tasks))
-            manifest.rows += 1
-            if len(shard) == ROWS_PER_SHARD:
-                flush()
+    with (folder / TOO_LONG).open("w", encoding="utf-8") as left_out:
+        stream = fitting(left_out)
+        while window := list(islice(stream, WINDOW)):
+            rows = fill_rows([len(sequence.input_ids) for sequence in window], length, rng.randrange(2**32))
+            rng.shuffle(rows)
+            for row in rows:
+                shard.append(_row([window[i] for i in row], length, pad_id, manifest.tasks))
+                manifest.rows += 1
+                if len(shard) == ROWS_PER_SHARD:
+                    flush()
     flush()
     manifest.tokens = sum(tokens.values())
     manifest.sequences, manifest.task_tokens = dict(counts), dict(tokens)
     manifest.too_long = dict(too_long)
     for name, count in too_long.items():
-        log.warning("%s: %d sequences of %s are longer than %d: left out", folder.name, count, name, length)
+        log.warning(
+            "%d sequences of %s are longer than %d: left out (%s lists them)", count, name, length, TOO_LONG
+        )
     (folder / "manifest.json").write_text(json.dumps(asdict(manifest), indent=1) + "\n", "utf-8")
     return manifest
 

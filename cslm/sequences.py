@@ -30,6 +30,7 @@ Chain = Literal["interleaved", "full"]
 LANGUAGE_NAMES = {"en": "English", "zh": "Chinese"}
 ASR_PROMPT = "Please transcribe the speech to text. This is input: "
 TTS_PROMPT = "Please read the text aloud. This is input: "
+REPEAT_PROMPT = "Please repeat the text. This is input: "
 MT_PROMPT = "Please translate the text to {language}. This is input: "
 DIRECT_PROMPT = "Please directly answer the questions in the user's speech."
 ANSWER_PROMPT = "Please answer the questions in the user's speech in {language}."
@@ -39,6 +40,7 @@ INPUT_PROMPT = " This is input: "
 PROMPTS = (
     ASR_PROMPT,
     TTS_PROMPT,
+    REPEAT_PROMPT,
     *(MT_PROMPT.format(language=name) for name in LANGUAGE_NAMES.values()),
     DIRECT_PROMPT,
     *(ANSWER_PROMPT.format(language=name) for name in LANGUAGE_NAMES.values()),
@@ -65,6 +67,12 @@ class Sequence:
     labels: list[int]
     task: str
     language: str
+    item: str = ""
+    """Id of the utterance or row that it was made of."""
+
+    def of(self, item: str) -> Sequence:
+        """The same sequence, made of `item`."""
+        return dataclasses.replace(self, item=item)
 
 
 @dataclass(frozen=True)
@@ -102,6 +110,11 @@ class ChatBuilder:
         """Everything before the translation."""
         name = LANGUAGE_NAMES.get(target_language, target_language)
         return self._turn([MT_PROMPT.format(language=name) + source])
+
+    def repeat(self, text: str, language: str) -> Sequence:
+        """Text -> the same text."""
+        prompt = self._turn([REPEAT_PROMPT + text])
+        return self._sequence(prompt, self.text_ids(text), "repeat", language)
 
     def text(self, question: str, answer: str, language: str) -> Sequence:
         """Written question -> written answer."""

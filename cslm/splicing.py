@@ -14,9 +14,12 @@ from collections.abc import Iterable
 from collections.abc import Sequence as SequenceOf
 
 from cslm.aligned import AlignedUtterance, Word
+from cslm.noise import openings
 
 BANK = 200_000
 """Words kept at most, a random choice from all, so that memory stays flat as the corpus grows."""
+OPENINGS = 1_000
+"""Openings kept of each voice."""
 LONGEST_EXCERPT = 6
 
 Place = tuple[str, str, bool, str]
@@ -28,11 +31,18 @@ class WordBank:
     def __init__(self, utterances: Iterable[AlignedUtterance], seed: int, size: int = BANK) -> None:
         self._rng = random.Random(seed)
         kept: list[tuple[Place, Word]] = []
-        for number, (place, word) in enumerate(_spoken(utterances)):
-            if number < size:
-                kept.append((place, word))
-            elif (slot := self._rng.randrange(number + 1)) < size:
-                kept[slot] = place, word
+        self._openings: dict[tuple[str, str], list[tuple[Word, ...]]] = defaultdict(list)
+        number = 0
+        for utterance in utterances:
+            begun = self._openings[utterance.speaker, utterance.language]
+            if len(begun) < OPENINGS:
+                begun += openings([utterance.words])
+            for place, word in _spoken(utterance):
+                if number < size:
+                    kept.append((place, word))
+                elif (slot := self._rng.randrange(number + 1)) < size:
+                    kept[slot] = place, word
+                number += 1
         self._recordings: dict[Place, dict[str, list[Word]]] = defaultdict(lambda: defaultdict(list))
         for place, word in kept:
             self._recordings[place][word.text].append(word)
@@ -50,6 +60,10 @@ class WordBank:
         """The words of `utterance`, `share` of them from any recording of the same word by its voice."""
         return [self._draw(utterance, word, same=True, share=share) for word in utterance.words]
 
+    def opening(self, utterance: AlignedUtterance) -> tuple[Word, ...]:
+        """How another sentence of the same voice begins."""
+        return self._rng.choice(self._openings[utterance.speaker, utterance.language] or [()])
+
     def _draw(self, utterance: AlignedUtterance, word: Word, same: bool, share: float) -> Word:
         place = _place(utterance, word)
         if self._rng.random() >= share or place not in self._words:
@@ -65,11 +79,8 @@ class WordBank:
         return heard if any(word.units for word in heard) else list(words)
 
 
-def _spoken(utterances: Iterable[AlignedUtterance]) -> Iterable[tuple[Place, Word]]:
-    for utterance in utterances:
-        for word in utterance.words:
-            if word.units:
-                yield _place(utterance, word), word
+def _spoken(utterance: AlignedUtterance) -> Iterable[tuple[Place, Word]]:
+    return ((_place(utterance, word), word) for word in utterance.words if word.units)
 
 
 def _place(utterance: AlignedUtterance, word: Word) -> Place:

@@ -9,7 +9,10 @@ out and counted.
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import typer
@@ -19,12 +22,14 @@ from components.stage import Stage, StageFailed, home
 from cslm.aligned import AlignedUtterances
 from cslm.mixture import Mixture, Variation
 from cslm.packing import PackedManifest, pack
-from cslm.sequences import SequenceBuilder
+from cslm.sequences import Sequence, SequenceBuilder
+
+PROGRESS_S = 3.0
 
 
 def main() -> None:
     """Compose and pack both phases."""
-    with Stage("compose") as stage, tempfile.TemporaryDirectory(dir=home()) as scratch:
+    with Stage("compose") as stage, tempfile.TemporaryDirectory(dir=home(), prefix="scratch-") as scratch:
         settings = stage.settings.compose
         tokenizer = AutoTokenizer.from_pretrained("work/backbone")
         pad, seed = tokenizer.pad_token_id or tokenizer.eos_token_id, stage.settings.seed
@@ -32,16 +37,27 @@ def main() -> None:
             AlignedUtterances(Path("work/aligned"), Path(scratch) / "aligned.db") as speech,
             stage.output("work/train") as folder,
         ):
-            variation = Variation(settings.unit_dropout, settings.splice, settings.excerpt, settings.listening)
+            names = [field.name for field in dataclasses.fields(Variation)]
+            variation = Variation(**{name: getattr(settings, name) for name in names})
             mixture = Mixture(SequenceBuilder(tokenizer), speech, Path("work/accepted"), variation, seed)
             phases = {
                 "pretrain": mixture.pretrain(settings.pretrain.model_dump()),
                 "finetune": mixture.finetune(settings.finetune.model_dump()),
             }
             for phase, sequences in phases.items():
-                manifest = pack(sequences, folder / phase, settings.length, pad, seed)
+                manifest = pack(counted(phase, sequences), folder / phase, settings.length, pad, seed)
                 report(stage, phase, manifest)
         stage.log_metrics({"skipped": dict(mixture.skipped)})
+
+
+def counted(phase: str, sequences: Iterator[Sequence]) -> Iterator[Sequence]:
+    """The same sequences; now and then a line tells how many there were."""
+    told = time.monotonic()
+    for number, sequence in enumerate(sequences, start=1):
+        yield sequence
+        if time.monotonic() - told > PROGRESS_S:
+            told = time.monotonic()
+            print(f"progress: {phase}, {number} sequences", flush=True)
 
 
 def report(stage: Stage, phase: str, manifest: PackedManifest) -> None:
@@ -65,4 +81,5 @@ def report(stage: Stage, phase: str, manifest: PackedManifest) -> None:
 
 
 if __name__ == "__main__":
+    main.__doc__ = __doc__  # what --help shows
     typer.run(main)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from cslm.mixture import Mixture, Variation
 from cslm.sequences import SequenceBuilder
 from cslm.tables import DIALOGUE, TRANSLATION
 
+PLAIN = Variation(unit_dropout=0.0, question_noise=0.0, splice=0.0, excerpt=0.0, listening=False)
 PHASE_1 = {"asr": 1.0, "tts": 1.0, "mt": 1.0, "text": 1.0}
 PHASE_2 = {"interleaved": 1.0, "cross_lingual": 1.0, "full_chain": 1.0, "text": 1.0, "asr": 0.0}
 
@@ -52,7 +54,7 @@ def dialogue(
     )
 
 
-@pytest.fixture(params=[Variation(0.0, 0.0, 0.0, False)])
+@pytest.fixture(params=[PLAIN])
 def mixture(
     tiny: tuple[LlamaForCausalLM, PreTrainedTokenizerFast], tmp_path: Path, request: pytest.FixtureRequest
 ) -> Iterator[Mixture]:
@@ -107,7 +109,7 @@ def test_a_weight_is_a_number_of_passes(mixture: Mixture) -> None:
     assert sum(half) / 200 == pytest.approx(1.5, abs=0.25)
 
 
-@pytest.mark.parametrize("mixture", [Variation(0.25, 0.0, 0.0, False)], indirect=True)
+@pytest.mark.parametrize("mixture", [dataclasses.replace(PLAIN, unit_dropout=0.25)], indirect=True)
 def test_dropout_thins_what_is_heard_and_never_what_is_spoken(
     mixture: Mixture, tiny: tuple[LlamaForCausalLM, PreTrainedTokenizerFast]
 ) -> None:
@@ -119,7 +121,7 @@ def test_dropout_thins_what_is_heard_and_never_what_is_spoken(
     assert all(units(sequence.input_ids) == [1, 2, 3, 4] for sequence in passes if sequence.task == "tts")
 
 
-@pytest.mark.parametrize("mixture", [Variation(0.0, 0.5, 0.5, False)], indirect=True)
+@pytest.mark.parametrize("mixture", [dataclasses.replace(PLAIN, splice=0.5, excerpt=0.5)], indirect=True)
 def test_spliced_words_and_excerpts_keep_text_and_units_together(
     mixture: Mixture, tiny: tuple[LlamaForCausalLM, PreTrainedTokenizerFast]
 ) -> None:
@@ -133,3 +135,20 @@ def test_spliced_words_and_excerpts_keep_text_and_units_together(
         heard.add(f"{sequence.language}: {text}")
     assert {"en: text of q", "en: text text a", "en: of", "en: q"} <= heard
     assert not any("b" in words for words in heard if words.startswith("en")), "a word of the other language"
+
+
+@pytest.mark.parametrize("mixture", [dataclasses.replace(PLAIN, question_noise=0.3)], indirect=True)
+def test_a_disturbed_question_says_what_is_heard_and_gets_the_whole_answer(
+    mixture: Mixture, tiny: tuple[LlamaForCausalLM, PreTrainedTokenizerFast]
+) -> None:
+    builder = SequenceBuilder(tiny[1])
+    spoken = {"text": [1], "of": [2], "q": [3, 4], "a": [3, 4]}
+    asked = set()
+    only = {"interleaved": 300.0, "cross_lingual": 0.0, "full_chain": 0.0, "text": 0.0, "asr": 0.0}
+    for sequence in mixture.finetune(only):
+        answered = builder.parse_dialogue([token for token in sequence.labels if token >= 0])
+        assert answered.text == "text of a" and answered.units == [1, 2, 3, 4]
+        heard = builder.parse_units(sequence.input_ids)[:-4]
+        assert heard == [unit for word in answered.question.split() for unit in spoken[word]]
+        asked.add(answered.question)
+    assert {"text of q", "of q", "text q", "text text of q", "text of text of q"} <= asked

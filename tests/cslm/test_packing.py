@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -40,7 +41,7 @@ def sequences(draw: st.DrawFn) -> list[Sequence]:
         ids = [100 * number + i for i in range(size)]
         prompt = draw(st.integers(1, size - 1))
         task = draw(st.sampled_from(["asr", "tts"]))
-        out.append(Sequence(ids, [IGNORE] * prompt + ids[prompt:], task, "en"))
+        out.append(Sequence(ids, [IGNORE] * prompt + ids[prompt:], task, "en", f"item {number}"))
     return out
 
 
@@ -53,6 +54,10 @@ def test_packed_rows_hold_exactly_the_sequences_that_fit(
     manifest = pack(iter(given), folder, LENGTH, PAD, seed=1)
     fitting = [sequence for sequence in given if len(sequence.input_ids) <= LENGTH]
     assert sum(manifest.too_long.values()) == len(given) - len(fitting)
+    listed = [json.loads(line) for line in (folder / "too_long.jsonl").read_text("utf-8").splitlines()]
+    assert {(entry["item"], entry["tokens"]) for entry in listed} == {
+        (sequence.item, len(sequence.input_ids)) for sequence in given if len(sequence.input_ids) > LENGTH
+    }
     assert manifest.tokens == sum(len(sequence.input_ids) for sequence in fitting)
     found = Counter()
     for row in PackedRows(folder):

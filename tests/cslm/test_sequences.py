@@ -10,7 +10,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from cslm.sequences import IGNORE, PROMPTS, Chunk, SequenceBuilder
 from cslm.text_model import random_llama, train_text_tokenizer
-from cslm.vocabulary import extend
+from cslm.vocabulary import draw, extend
 from tests.cslm.conftest import UNITS
 
 TEXT = st.text(min_size=1, max_size=30)
@@ -101,8 +101,20 @@ def test_extending_the_vocabulary_keeps_old_logits(tied: bool) -> None:
     torch.testing.assert_close(after[..., :old], before)
     assert after.shape[-1] == len(tokenizer)
     new = model.get_input_embeddings().weight[old:]
-    assert len(torch.unique(new, dim=0)) == UNITS + 4
+    assert (torch.nn.functional.cosine_similarity(new[:, None], new[None], dim=-1).triu(1) < 0.95).all()
     assert extend(model, tokenizer, UNITS, seed=1) == 0
+
+
+def test_drawn_embeddings_spread_like_the_others_and_leave_them_alone() -> None:
+    tokenizer = train_text_tokenizer(["hello world"], 300)
+    model = random_llama(tokenizer, 32, 2, 2, seed=1)
+    weight = model.get_input_embeddings().weight.data
+    pushed, kept = range(20, 80), [*range(20), *range(80, len(weight))]
+    weight[list(pushed)] = torch.ones(32) + 1e-3 * torch.randn(60, 32)  # all the same way, as training does
+    before = weight.clone()
+    draw(model, pushed, kept, seed=1)
+    torch.testing.assert_close(weight[kept], before[kept])
+    assert weight[20:80].std(0).mean().item() == pytest.approx(before[kept].std(0).mean().item(), rel=0.1)
 
 
 def test_units_are_labelled_with_what_they_speak_one_unit_later(builder: SequenceBuilder) -> None:
@@ -120,18 +132,12 @@ def test_units_are_labelled_with_what_they_speak_one_unit_later(builder: Sequenc
     assert sum(a != b for a, b in zip(dialogue.labels, without.labels, strict=True)) == 1
 
 
-def test_a_small_model_writes_letters_and_takes_each_prompt_as_one_token(
+def test_a_small_model_writes_words_and_takes_each_prompt_as_one_token(
     tiny: tuple[LlamaForCausalLM, PreTrainedTokenizerFast],
 ) -> None:
     tokenizer = tiny[1]
-    assert tokenizer.tokenize("the 法国") == [
-        "t",
-        "h",
-        "e",
-        "Ġ",
-        *tokenizer.tokenize("法"),
-        *tokenizer.tokenize("国"),
-    ]
+    han = [*tokenizer.tokenize("法"), *tokenizer.tokenize("国")]
+    assert tokenizer.tokenize("the capital法国?") == ["the", "Ġcapital", *han, "?"]
     assert len(tokenizer.tokenize("法国")) == 2
     for prompt in PROMPTS:
         assert len(tokenizer.tokenize(prompt)) == 1, prompt
