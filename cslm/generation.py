@@ -103,13 +103,16 @@ class SpeechLanguageModel:
 
     @torch.inference_mode()
     def mean_hidden(self, sequences: list[list[int]], batch_size: int) -> npt.NDArray[np.float32]:
-        """Last hidden layer of each sequence, mean over its tokens: (n, hidden)."""
+        """States of every layer, mean over a sequence's tokens: (layers + 1, n, hidden), embeddings first."""
         rows: list[Tensor] = []
         for first in range(0, len(sequences), batch_size):
             ids, mask = self._pad(sequences[first : first + batch_size])
-            hidden = self.model.model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-            rows.append((hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True))
-        return torch.cat(rows).float().numpy()
+            states = self.model.model(
+                input_ids=ids, attention_mask=mask, use_cache=False, output_hidden_states=True
+            ).hidden_states
+            layers = [(state * mask[..., None]).sum(1) / mask.sum(1, keepdim=True) for state in states]
+            rows.append(torch.stack(layers))
+        return torch.cat(rows, 1).float().numpy()
 
     @torch.inference_mode()
     def token_losses(self, sequences: list[Sequence], batch_size: int) -> list[tuple[float, int]]:

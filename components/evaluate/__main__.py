@@ -26,7 +26,7 @@ from cslm.evaluation.held_out import HeldOut, grouped, read_held_out, spread
 from cslm.evaluation.latency import compare_chains
 from cslm.evaluation.normalization import LanguageRules, rules_for
 from cslm.evaluation.perplexity import unit_losses
-from cslm.evaluation.similarity import compare
+from cslm.evaluation.similarity import Similarity, best_layer, compare
 from cslm.evaluation.tasks import Evaluator
 from cslm.generation import SpeechLanguageModel
 
@@ -57,8 +57,9 @@ def main() -> None:
         evaluator = Evaluator(SpeechLanguageModel.load(MODEL), rules, settings.evaluate.batch_size, _Progress())
         metrics: dict[str, Any] = {}
         results: dict[str, SplitResults] = {}
+        layer = layer_to_compare(evaluator, splits["dev"])
         for split, items in splits.items():
-            numbers, results[split] = evaluate(evaluator, items, settings)
+            numbers, results[split] = evaluate(evaluator, items, settings, layer)
             metrics |= numbers if split == "test" else {split: numbers}
         with stage.output(REPORT) as folder:
             write_report(folder, metrics, results, rules, settings)
@@ -66,7 +67,17 @@ def main() -> None:
         stage.log_metrics(metrics)
 
 
-def evaluate(evaluator: Evaluator, items: HeldOut, settings: Settings) -> tuple[dict[str, Any], SplitResults]:
+def layer_to_compare(evaluator: Evaluator, dev: HeldOut) -> int:
+    """The layer whose speech and text are compared: best on dev, in the middle if there is no dev split."""
+    layers = _similarities(evaluator, dev)
+    if not layers[0]:
+        return len(layers) // 2
+    return best_layer([list(languages.values()) for languages in layers])
+
+
+def evaluate(
+    evaluator: Evaluator, items: HeldOut, settings: Settings, layer: int
+) -> tuple[dict[str, Any], SplitResults]:
     """All figures of one split, and what the model said."""
     seed = settings.seed
     pace = evaluator.units_per_token(items.utterances)
@@ -80,29 +91,35 @@ def evaluate(evaluator: Evaluator, items: HeldOut, settings: Settings) -> tuple[
     if items.split not in VOICE_ONLY:
         metrics["mt"] = summary.translation(evaluator.translate(items.translations), evaluator.rules)
         metrics["text_instruction"] = summary.text_instruction(evaluator.answer_written(items.written))
-        metrics |= _representation(evaluator, items)
+        metrics |= _representation(evaluator, items, layer)
         if items.split == "test":
             metrics["latency"] = _latency(evaluator, items, settings, pace)
     return {name: value for name, value in metrics.items() if value}, SplitResults(transcripts, answers)
 
 
-def _representation(evaluator: Evaluator, items: HeldOut) -> dict[str, Any]:
-    """Unit perplexity, and similarity of parallel speech and text."""
+def _representation(evaluator: Evaluator, items: HeldOut, layer: int) -> dict[str, Any]:
+    """Unit perplexity, and similarity of parallel speech and text: at one layer, and the cosine at all."""
+    layers = _similarities(evaluator, items)
+    losses = unit_losses(evaluator.model, items.utterances, evaluator.batch_size)
+    metrics: dict[str, Any] = {"units": summary.unit_perplexity(items.utterances, losses)}
+    if layers[layer]:
+        cosines = [summary.alignment(languages)["similarity"] for languages in layers]
+        metrics["alignment"] = {**summary.alignment(layers[layer]), "layer": layer, "by_layer": cosines}
+    return metrics
+
+
+def _similarities(evaluator: Evaluator, items: HeldOut) -> list[dict[str, Similarity]]:
+    """Similarity of parallel speech and text for each layer, embeddings first, and language."""
     model, size = evaluator.model, evaluator.batch_size
-    similarities = {}
+    layers: list[dict[str, Similarity]] = [{} for _ in range(model.model.config.num_hidden_layers + 1)]
     for language, group in grouped(items.utterances, lambda utterance: utterance.language).items():
         evaluator.progress(f"similarity {language}", 0, len(group))
-        similarities[language] = compare(
-            model.mean_hidden([model.builder.speech_ids(list(u.units)) for u in group], size),
-            model.mean_hidden([model.builder.text_ids(u.text) for u in group], size),
-            [u.text for u in group],
-        )
+        speech = model.mean_hidden([model.builder.speech_ids(list(u.units)) for u in group], size)
+        text = model.mean_hidden([model.builder.text_ids(u.text) for u in group], size)
+        for figures, *vectors in zip(layers, speech, text, strict=True):
+            figures[language] = compare(*vectors, [u.text for u in group])
         evaluator.progress(f"similarity {language}", len(group), len(group))
-    losses = unit_losses(model, items.utterances, size)
-    return {
-        "alignment": summary.alignment(similarities),
-        "units": summary.unit_perplexity(items.utterances, losses),
-    }
+    return layers
 
 
 def _latency(evaluator: Evaluator, items: HeldOut, settings: Settings, pace: float) -> dict[str, object]:
@@ -158,4 +175,5 @@ class _Progress:
 
 
 if __name__ == "__main__":
+    main.__doc__ = __doc__  # what --help shows
     typer.run(main)

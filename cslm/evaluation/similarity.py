@@ -1,12 +1,15 @@
 """Do speech and text of the same utterance lie together in the model? (paper: speech-text similarity)
 
 Each utterance i goes through the model twice, as `<sosp> units <eosp>` (s_i) and as its text (t_i); the
-vectors are the last hidden layer's, mean over tokens. The paper gives a percentage and no formula. Here
+vectors are one layer's states, mean over tokens. The paper gives a percentage and no formula. Here
 
     similarity  = mean_i cos(s_i, t_i)                               (the headline: a plain cosine)
     mismatched  = mean_{i != j} cos(s_i, t_j)                        (what unrelated pairs reach: its zero)
     centered    = mean_i cos(s_i - mean s, t_i - mean t)             (without what all vectors share)
     retrieval   = share of i whose nearest t_j by cosine has the text of i, and the same from text to speech
+
+The layer is chosen on the dev split (`best_layer`): near its input a model knows units and letters apart, near
+its output it thinks of what comes next; what is said lies between.
 
 Hidden states of language models fill a narrow cone, so that a plain cosine is high for unrelated pairs as
 well: read it beside `mismatched`, and trust the retrieval accuracy.
@@ -61,6 +64,21 @@ def compare(speech: Vectors, text: Vectors, texts: Sequence[str]) -> Similarity:
         text_to_speech=_retrieval(t_nd, s_nd, texts),
         n=n,
     )
+
+
+def best_layer(layers: Sequence[Sequence[Similarity]]) -> int:
+    """The layer that tells parallel utterances best from others, by retrieval and then by centered cosine.
+
+    Args:
+        layers: figures of each layer, one a language.
+    """
+    return max(range(len(layers)), key=lambda i: _quality(layers[i]))
+
+
+def _quality(languages: Sequence[Similarity]) -> tuple[float, float]:
+    n = sum(each.n for each in languages)
+    retrieval = sum(each.retrieval_accuracy * each.n for each in languages) / n
+    return retrieval, sum(each.centered * each.n for each in languages) / n
 
 
 def _unit_length(vectors: Vectors) -> Vectors:
