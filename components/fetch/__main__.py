@@ -137,4 +137,5 @@ def _snapshot(hub: Hub, patterns: list[str], folder: Path) -> None:
 
 
 if __name__ == "__main__":
+    main.__doc__ = __doc__  # what --help shows
     typer.run(main)

@@ -21,4 +21,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    main.__doc__ = __doc__  # what --help shows
     typer.run(main)

@@ -140,4 +140,5 @@ def version_tags(settings: Settings, digest: str) -> dict[str, str]:
 
 
 if __name__ == "__main__":
+    main.__doc__ = __doc__  # what --help shows
     typer.run(main)

@@ -100,4 +100,5 @@ def write_tsv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
+    main.__doc__ = __doc__  # what --help shows
     typer.run(main)

@@ -54,4 +54,5 @@ def halve(name: str, weight: torch.Tensor) -> torch.Tensor:
 
 
 if __name__ == "__main__":
+    main.__doc__ = __doc__  # what --help shows
     typer.run(main)

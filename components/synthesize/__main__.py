@@ -82,4 +82,5 @@ def _track(rows: Iterator[dict[str, Any]], progress: Progress, bar: Any) -> Iter
 
 
 if __name__ == "__main__":
+    main.__doc__ = __doc__  # what --help shows
     typer.run(main)

@@ -70,4 +70,5 @@ def main(language: Annotated[str, typer.Option(help="language whose utterances t
 
 
 if __name__ == "__main__":
+    main.__doc__ = __doc__  # what --help shows
     typer.run(main)
