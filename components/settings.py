@@ -179,8 +179,9 @@ class FinetuneMixture(Mixture):
     cross_lingual: Annotated[float, Field(ge=0)] = 1.0
     full_chain: Annotated[float, Field(ge=0)] = 0.25
     text: Annotated[float, Field(ge=0)] = 0.25
+    mt: Annotated[float, Field(ge=0)] = 0.0
     asr: Annotated[float, Field(ge=0)] = 0.0
-    """Replay of phase 1, so that it is not forgotten."""
+    """Replay of phase 1, as `mt` is: without it translation is forgotten (benchmarks/log.md)."""
 
 
 class Compose(Section):

@@ -63,7 +63,7 @@ class Mixture:
         yield from self._written.instructions(weights["text"])
 
     def finetune(self, weights: Mapping[str, float]) -> Iterator[Sequence]:
-        """Phase 2: `interleaved` and `cross_lingual` dialogue, `full_chain` of both, `text`, `asr` replay."""
+        """Phase 2: `interleaved` and `cross_lingual` dialogue, `full_chain`, `text`, `mt` and `asr` replay."""
         for row in self._rows("dialogues"):
             if not row["question_speech"] or not row["answer_speech"]:
                 continue  # written: `text` below
@@ -77,6 +77,7 @@ class Mixture:
             for _ in range(passes(weights["full_chain"], self._rng)):
                 yield self._dialogue(question, answer, "full").of(row["id"])
         yield from self._written.instructions(weights["text"])
+        yield from self._written.translations(weights["mt"])
         yield from self._asr(weights["asr"])
 
     def _dialogue(self, question: AlignedUtterance, answer: AlignedUtterance, chain: Chain) -> Sequence:

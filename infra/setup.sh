@@ -74,10 +74,10 @@ hook() {
   cp infra/hooks/pre-commit "$hooks/pre-commit"
 }
 
-# data: what data/*.dvc and models/*.dvc name, out of store/.
+# data: what data/*.dvc, models/*.dvc and docs/*.dvc name, out of store/.
 data() {
   local pointers=() pointer out missing=0
-  mapfile -t pointers < <(find data models -maxdepth 1 -name '*.dvc' 2>/dev/null | sort)
+  mapfile -t pointers < <(find data models docs -maxdepth 1 -name '*.dvc' 2>/dev/null | sort)
   if ! ((${#pointers[@]})); then
     say "setup: no data/*.dvc or models/*.dvc in this checkout: it carries no sample corpus, bring your own (README)"
     return

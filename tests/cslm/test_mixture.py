@@ -19,7 +19,7 @@ from cslm.tables import DIALOGUE, TRANSLATION
 
 PLAIN = Variation(unit_dropout=0.0, question_noise=0.0, splice=0.0, excerpt=0.0, listening=False)
 PHASE_1 = {"asr": 1.0, "tts": 1.0, "mt": 1.0, "text": 1.0}
-PHASE_2 = {"interleaved": 1.0, "cross_lingual": 1.0, "full_chain": 1.0, "text": 1.0, "asr": 0.0}
+PHASE_2 = {"interleaved": 1.0, "cross_lingual": 1.0, "full_chain": 1.0, "text": 1.0, "mt": 1.0, "asr": 0.0}
 
 
 def utterance(name: str, language: str, split: str = "train") -> dict[str, object]:
@@ -97,6 +97,7 @@ def test_phase_2_takes_spoken_dialogues_and_counts_those_without_speech(mixture:
         "full_chain.en": 1,
         "full_chain.zh": 1,
         "text.en": 3,
+        "mt.zh": 1,
     }
     assert mixture.skipped == {"dialogue_without_speech": 1}
 
@@ -144,7 +145,7 @@ def test_a_disturbed_question_says_what_is_heard_and_gets_the_whole_answer(
     builder = SequenceBuilder(tiny[1])
     spoken = {"text": [1], "of": [2], "q": [3, 4], "a": [3, 4]}
     asked = set()
-    only = {"interleaved": 300.0, "cross_lingual": 0.0, "full_chain": 0.0, "text": 0.0, "asr": 0.0}
+    only = {"interleaved": 300.0, "cross_lingual": 0.0, "full_chain": 0.0, "text": 0.0, "mt": 0.0, "asr": 0.0}
     for sequence in mixture.finetune(only):
         answered = builder.parse_dialogue([token for token in sequence.labels if token >= 0])
         assert answered.text == "text of a" and answered.units == [1, 2, 3, 4]

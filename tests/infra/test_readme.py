@@ -34,7 +34,7 @@ def test_components_exist_and_have_the_options_that_are_named(path: Path) -> Non
 @pytest.mark.parametrize("path", DOCUMENTS, ids=NAMES)
 def test_links_and_paths_exist(path: Path) -> None:
     text = path.read_text("utf-8")
-    for target in re.findall(r"\]\((?!http)([^)#]+)", text):
+    for target in re.findall(r"\]\((?!http)([^)#]+)", text) + re.findall(r'<img [^>]*src="([^"]+)"', text):
         assert (path.parent / target).exists(), f"{path.name}: {target}"
 
 
