@@ -4,9 +4,9 @@
     position | 0 1 2 3 4 5 6 7| 0 1 2 3 4 | 0 1 2 3 | 0 1 |
 
 Positions restart with each document, from which transformers derives a block-diagonal causal mask.
-Rows are filled from windows of `WINDOW` sequences: memory is flat, and over 99 % of a row is used when
-sequences are short against it. Nothing is cut: a sequence that is too long is left out, counted, and listed
-in `too_long.jsonl`.
+Rows are filled from windows of `WINDOW` sequences, so memory is flat; what would leave a row half empty waits
+for the next window, as long sequences may come before the short ones that fill the gaps. Nothing is cut: a
+sequence that is too long is left out, counted, and listed in `too_long.jsonl`.
 """
 
 from __future__ import annotations
@@ -34,6 +34,9 @@ log = logging.getLogger("cslm")
 
 WINDOW = 16_384
 ROWS_PER_SHARD = 4096
+FULL = 0.98
+WAITING = 0.75
+"""Share of a window that may wait for the next one; the rest of it is for new sequences."""
 LISTENING = "listening"
 """Task of the labels that tell which character a unit speaks, with the language of the sequence."""
 TOO_LONG = "too_long.jsonl"
@@ -97,8 +100,14 @@ def pack(sequences: Iterable[Sequence], folder: Path, length: int, pad_id: int, 
 
     with (folder / TOO_LONG).open("w", encoding="utf-8") as left_out:
         stream = fitting(left_out)
-        while window := list(islice(stream, WINDOW)):
-            rows = fill_rows([len(sequence.input_ids) for sequence in window], length, rng.randrange(2**32))
+        waiting: list[Sequence] = []
+        while window := [*waiting, *islice(stream, WINDOW - len(waiting))]:
+            sizes = [len(sequence.input_ids) for sequence in window]
+            rows = fill_rows(sizes, length, rng.randrange(2**32))
+            waiting = []
+            if len(window) == WINDOW:  # more may come
+                rows, later = _set_aside(rows, sizes, length)
+                waiting = [window[i] for i in later]
             rng.shuffle(rows)
             for row in rows:
                 shard.append(_row([window[i] for i in row], length, pad_id, manifest.tasks))
@@ -147,6 +156,20 @@ def fill_rows(lengths: SequenceOf[int], capacity: int, seed: int) -> list[list[i
             free -= sum(ending)
         rows.append(row)
     return rows
+
+
+def _set_aside(
+    rows: list[list[int]], sizes: SequenceOf[int], capacity: int
+) -> tuple[list[list[int]], list[int]]:
+    """The rows that are full, and the sequences of the others: those of the emptiest rows first."""
+    full: list[list[int]] = []
+    later: list[int] = []
+    for row in sorted(rows, key=lambda row: sum(sizes[i] for i in row)):
+        if sum(sizes[i] for i in row) >= FULL * capacity or len(later) + len(row) > WAITING * WINDOW:
+            full.append(row)
+        else:
+            later += row
+    return full, later
 
 
 def _best_ending(sizes: SequenceOf[int], pool: Mapping[int, SequenceOf[int]], free: int) -> list[int]:

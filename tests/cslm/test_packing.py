@@ -95,3 +95,15 @@ def test_labels_of_heard_units_are_a_task_of_their_own(tmp_path: Path) -> None:
     assert row["labels"][:4].tolist() == [IGNORE, 90, IGNORE, 8]
     assert [manifest.tasks[task] for task in row["task"][:4]] == ["asr.zh", "listening.zh", "asr.zh", "asr.zh"]
     assert manifest.sequences == {"asr.zh": 1}
+
+
+def test_long_sequences_wait_for_short_ones_that_fill_the_gaps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cslm.packing.WINDOW", 200)
+    long = [Sequence([9] * 23, [9] * 23, "dialogue", "en") for _ in range(170)]
+    short = [Sequence([8] * 9, [8] * 9, "asr", "en") for _ in range(170)]
+    manifest = pack(iter([*long, *short]), tmp_path, LENGTH, PAD, seed=1)
+    assert manifest.utilization > 0.98
+    found = Counter(int(token) for row in PackedRows(tmp_path) for token in row["input_ids"])
+    assert (found[9], found[8]) == (170 * 23, 170 * 9), "none is lost on the way"
