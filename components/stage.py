@@ -30,8 +30,6 @@ from pydantic import BaseModel
 from components.settings import BadSettings, Settings, load_settings
 
 EXPERIMENT = "cslm"
-KIND = {"mlflow.experimentKind": "custom_model_development"}
-"""Lets MLflow's page open on the training runs, not on traces of a chat."""
 TAGS = {"CSLM_GIT_COMMIT": "git_commit", "CSLM_RUN_ID": "pipeline_run"}
 
 log = logging.getLogger("cslm")
@@ -90,7 +88,7 @@ class Stage:
     def _start_run(self) -> None:
         artifacts = None if tracking_uri().startswith("http") else (home() / "mlartifacts").as_uri()
         if mlflow.get_experiment_by_name(EXPERIMENT) is None:
-            mlflow.create_experiment(EXPERIMENT, artifact_location=artifacts, tags=KIND)
+            mlflow.create_experiment(EXPERIMENT, artifact_location=artifacts)
         mlflow.set_experiment(EXPERIMENT)
         parent = os.environ.get("MLFLOW_PARENT_RUN_ID")
         tags = {tag: os.environ[name] for name, tag in TAGS.items() if name in os.environ}

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 EXPERIMENT = "cslm"
-KIND = {"mlflow.experimentKind": "custom_model_development"}
-"""Lets MLflow's page open on the training runs (components/stage.py says it too, for a stage alone)."""
 MADE_BY = "mlflow_run_id"
 """Key of a metrics file that names the MLflow run which wrote it."""
 
@@ -35,7 +33,7 @@ def start(run: str, commit: str, profile: str) -> str:
         experiment_id = (
             experiment.experiment_id
             if experiment
-            else client.create_experiment(EXPERIMENT, artifact_location=artifacts, tags=KIND)
+            else client.create_experiment(EXPERIMENT, artifact_location=artifacts)
         )
         known = client.search_runs([experiment_id], f"tags.pipeline_run = '{run}' and tags.stage = 'pipeline'")
         if known:

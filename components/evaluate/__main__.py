@@ -116,8 +116,8 @@ def _similarities(evaluator: Evaluator, items: HeldOut) -> list[dict[str, Simila
         evaluator.progress(f"similarity {language}", 0, len(group))
         speech = model.mean_hidden([model.builder.speech_ids(list(u.units)) for u in group], size)
         text = model.mean_hidden([model.builder.text_ids(u.text) for u in group], size)
-        for figures, *vectors in zip(layers, speech, text, strict=True):
-            figures[language] = compare(*vectors, [u.text for u in group])
+        for figures, spoken, written in zip(layers, speech, text, strict=True):
+            figures[language] = compare(spoken, written, [u.text for u in group])
         evaluator.progress(f"similarity {language}", len(group), len(group))
     return layers
 

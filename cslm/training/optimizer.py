@@ -49,7 +49,7 @@ class MuonAdamW(torch.optim.Optimizer):
             part.state = self.state
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> None:  # type: ignore[override] # no closures here
         """One step of both."""
         assert closure is None
         for part in self._parts:

@@ -62,11 +62,11 @@ def attend(
     sizes = [end - start for start, end in zip(starts, [*starts[1:], query.shape[2]], strict=True)]
     grouped = key.shape[1] != query.shape[1]
     with torch.autocast(query.device.type, enabled=False):
-        documents = zip(*(x.float().split(sizes, 2) for x in (query, key, value)), strict=True)
+        queries, keys, values = (torch.split(x.float(), sizes, 2) for x in (query, key, value))
         attended = [
             F.scaled_dot_product_attention(
-                *document, is_causal=True, scale=scaling, dropout_p=dropout, enable_gqa=grouped
+                q, k, v, is_causal=True, scale=scaling, dropout_p=dropout, enable_gqa=grouped
             )
-            for document in documents
+            for q, k, v in zip(queries, keys, values, strict=True)
         ]
     return torch.cat(attended, 2).transpose(1, 2).contiguous(), None

@@ -173,6 +173,7 @@ class PackedTrainer(Trainer):
         if not self._muon:
             return super().create_optimizer(model)
         network = model if model is not None else self.model
+        assert network is not None
         self.optimizer = MuonAdamW(network, self.args.learning_rate, self.args.weight_decay)
         return self.optimizer
 
