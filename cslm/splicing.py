@@ -18,7 +18,7 @@ from cslm.noise import openings
 
 BANK = 200_000
 """Words kept at most, a random choice from all, so that memory stays flat as the corpus grows."""
-OPENINGS = 1_000
+OPENINGS = 100
 """Openings kept of each voice."""
 LONGEST_EXCERPT = 6
 

@@ -70,9 +70,10 @@ def main() -> None:
                 left_out = (rows / TOO_LONG).read_text("utf-8")
                 config = recipe(section, seed)
                 trained = train(model, PackedRows(rows), config, checkpoints, log_to(stage))
-                # Training pushes all tokens that it never shows the same way; prompts that differ in nothing
-                # could not be told apart later.
-                draw(model, set(range(len(tokenizer))) - shown, shown, seed)
+                if section.checkpoint is None:
+                    # Training pushes all tokens that it never shows the same way; prompts that differ in
+                    # nothing could not be told apart later.
+                    draw(model, set(range(len(tokenizer))) - shown, shown, seed)
             stage.log_metrics({**trained.figures(), "too_long": manifest.too_long})
         with stage.output("work/text_model") as folder:
             save_checkpoint(model, tokenizer, folder)
