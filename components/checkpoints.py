@@ -11,18 +11,23 @@ import functools
 import hashlib
 import json
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
 
-from components.stage import Stage, StageFailed, home
+from components.stage import Stage, home
 
 FINISHED = "finished"
 
 
 def checkpoint_folder(stage: Stage) -> Path:
-    """Folder for the checkpoints of exactly this training; `stage` will continue the MLflow run kept there."""
+    """Folder for the checkpoints of exactly this training; `stage` will continue the MLflow run kept there.
+
+    Raises:
+        SystemExit: no dvc.yaml here, or it has no such stage.
+    """
     parameters = json.dumps([stage.parameters, stage.settings.seed], sort_keys=True)
     digest = hashlib.sha256(parameters.encode())
     for path in _files_of(stage):
@@ -46,7 +51,7 @@ def _files_of(stage: Stage) -> Iterator[Path]:
     try:
         deps = yaml.safe_load(Path("dvc.yaml").read_text("utf-8"))["stages"][stage.name]["deps"]
     except (OSError, KeyError) as error:
-        raise StageFailed(f"dvc.yaml does not tell what {stage.name} depends on ({error})") from error
+        sys.exit(f"{stage.name}: dvc.yaml does not tell what it depends on ({error}); run it in a checkout")
     for dep in deps:
         if key := re.fullmatch(r"\$\{(.+)\}", dep):  # a path in params.yaml, null where there is none
             dep = functools.reduce(lambda tree, name: tree[name], key[1].split("."), values)

@@ -92,6 +92,11 @@ def test_a_stage_is_nested_in_the_run_that_the_environment_names(monkeypatch: py
         assert mlflow.get_run(child.run_id).data.tags["mlflow.parentRunId"] == name
 
 
+def test_a_training_outside_of_a_checkout_says_so(project: Path) -> None:
+    with pytest.raises(SystemExit, match=r"^pretrain: dvc.yaml does not tell"):
+        checkpoint_folder(Stage("pretrain"))
+
+
 def test_only_the_same_training_continues(project: Path) -> None:
     deps = ["work/train/pretrain", "components/pretrain", "cslm/packing.py", "${backbone.checkpoint}"]
     (project / "dvc.yaml").write_text(json.dumps({"stages": {"pretrain": {"deps": deps}}}))
