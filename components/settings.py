@@ -10,16 +10,24 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+T = TypeVar("T")
 
-def _different(names: list[str]) -> list[str]:
-    if len(set(names)) < len(names):
-        raise ValueError("each language once, please")
-    return names
+
+def _different(items: list[T]) -> list[T]:
+    if len(set(items)) < len(items):
+        raise ValueError("each only once, please")
+    return items
+
+
+def _changed(speed: float) -> float:
+    if speed == 1:
+        raise ValueError("the speed of the recording, 1, is always there; list others")
+    return speed
 
 
 def _rising(limits: tuple[float, float]) -> tuple[float, float]:
@@ -34,6 +42,7 @@ Count = Annotated[int, Field(gt=0)]
 Steps = Annotated[int, Field(ge=0)]
 Range = Annotated[tuple[float, float], AfterValidator(_rising)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+Speed = Annotated[float, Field(ge=0.5, le=2), AfterValidator(_changed)]
 Language = Annotated[str, Field(pattern=r"^[a-z]{2,3}$")]
 
 
@@ -118,6 +127,9 @@ class TrainTokenizer(Section):
 class Tokenize(Section):
     batch_seconds: Positive = 120.0
     """Speech in one batch, padding included."""
+    speeds: Annotated[list[Speed], AfterValidator(_different)] = []
+    """Speeds at which training speech is heard once more (0.9: slower, lower): as more voices would, it shows
+    the language model how units vary (Ko et al. 2015)."""
 
 
 class Align(Section):
@@ -181,12 +193,16 @@ class FinetuneMixture(Mixture):
     text: Annotated[float, Field(ge=0)] = 0.25
     mt: Annotated[float, Field(ge=0)] = 0.0
     asr: Annotated[float, Field(ge=0)] = 0.0
-    """Replay of phase 1, as `mt` is: without it translation is forgotten (benchmarks/log.md)."""
+    tts: Annotated[float, Field(ge=0)] = 0.0
+    """Replay of phase 1, as `mt` and `asr` are: without it they are forgotten (benchmarks/log.md)."""
 
 
 class Compose(Section):
     length: Annotated[int, Field(ge=32)] = 512
     """Tokens of one packed row; longer sequences are left out and listed."""
+    answer_noise: Fraction = 0.0
+    """Share of the units of an answer's speech that the model sees as other ones, and of the stretches that are
+    another answer's (without loss), anew in each pass: text has to stay right behind poor speech of its own."""
     unit_dropout: Fraction = 0.0
     """Share of the units in the user's speech that is left out at random, anew in each pass over an item."""
     question_noise: Annotated[float, Field(ge=0, le=0.5)] = 0.0
@@ -198,7 +214,8 @@ class Compose(Section):
     excerpt: Fraction = 0.0
     """Share of the transcription items in which only a few words in a row are heard, anew in each pass."""
     listening: bool = False
-    """Learn also which character each unit of the user's speech speaks, from the alignment (the paper: no)."""
+    """Learn also, in the middle of the network, which token of text each unit of the user's speech speaks, from
+    the alignment, and the same token where the user writes it (the paper: no)."""
     pretrain: PretrainMixture = PretrainMixture()
     """Passes over each task's items in one epoch of phase 1 (0.5 takes a random half)."""
     finetune: FinetuneMixture = FinetuneMixture()

@@ -90,18 +90,16 @@ def cut_text(text: str, words_per_chunk: int) -> list[str]:
     return ["".join(chunk) for chunk in chunks]
 
 
-def spoken_characters(
-    text: str, labels: Sequence[Label], spans: Sequence[Span], durations: Sequence[int]
-) -> list[str]:
-    """The character of `text` that each unit speaks: that of the label whose span holds the unit's first frame.
+def spoken_characters(labels: Sequence[Label], spans: Sequence[Span], durations: Sequence[int]) -> list[int]:
+    """Which character of the text each unit speaks: that of the label whose span holds the unit's first frame.
 
     Args:
-        labels: labels of `text`, at least one; `spans` has the frames of each and covers all of them.
+        labels: labels of the text, at least one; `spans` has the frames of each and covers all of them.
         durations: frames of each unit.
     """
     starts = np.cumsum(durations) - durations
     found = np.searchsorted([span.first for span in spans], starts, side="right") - 1
-    return [text[labels[index].character] for index in found]
+    return [labels[index].character for index in found]
 
 
 def cut_units(

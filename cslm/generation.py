@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicCache
 
+from cslm.grammar import Grammar, Reply
 from cslm.sequences import IGNORE, Sequence, SequenceBuilder
 
 
@@ -24,6 +25,7 @@ class SpeechLanguageModel:
         self.model: Any = model.eval()  # type: ignore[no-untyped-call]
         self.tokenizer = tokenizer
         self.builder = SequenceBuilder(tokenizer)
+        self._grammar = Grammar(self.builder, model.config.vocab_size)
 
     @classmethod
     def load(cls, folder: Path) -> SpeechLanguageModel:
@@ -35,12 +37,14 @@ class SpeechLanguageModel:
     def generate(
         self,
         prompts: list[list[int]],
+        reply: Reply,
         max_new_tokens: int,
         batch_size: int,
         on_batch: Callable[[int], None] | None = None,
     ) -> list[list[int]]:
         """New tokens of each prompt, without the end token; `on_batch(done)` after each batch.
 
+        `reply` says what may be generated (cslm.grammar); a reply of `max_new_tokens` may be cut off anywhere.
         Prompts are taken in order of length, padded on the left; rows that have ended leave the batch, so
         a long answer does not make the others wait.
         """
@@ -48,13 +52,15 @@ class SpeechLanguageModel:
         answers: list[list[int]] = [[] for _ in prompts]
         for first in range(0, len(order), batch_size):
             group = order[first : first + batch_size]
-            for i, ids in zip(group, self._batch([prompts[i] for i in group], max_new_tokens), strict=True):
+            for i, ids in zip(
+                group, self._batch([prompts[i] for i in group], reply, max_new_tokens), strict=True
+            ):
                 answers[i] = ids
             if on_batch:
                 on_batch(first + len(group))
         return answers
 
-    def _batch(self, prompts: list[list[int]], max_new_tokens: int) -> list[list[int]]:
+    def _batch(self, prompts: list[list[int]], reply: Reply, max_new_tokens: int) -> list[list[int]]:
         longest = max(map(len, prompts))
         pad = [longest - len(prompt) for prompt in prompts]
         ids = torch.tensor([[self.builder.end_id] * p + prompt for p, prompt in zip(pad, prompts, strict=True)])
@@ -62,6 +68,7 @@ class SpeechLanguageModel:
         positions = (mask.cumsum(-1) - 1).clamp_min(0)
         cache = DynamicCache()
         rows = list(range(len(prompts)))
+        grown = [self._grammar.begin(reply) for _ in prompts]
         answers: list[list[int]] = [[] for _ in prompts]
         for _ in range(max_new_tokens):
             logits = self.model(
@@ -72,45 +79,49 @@ class SpeechLanguageModel:
                 use_cache=True,
                 logits_to_keep=1,
             ).logits
-            tokens = logits[:, -1].argmax(-1)
-            alive = (tokens != self.builder.end_id).nonzero().flatten()
-            for row, token in zip(rows, tokens.tolist(), strict=True):
-                if token != self.builder.end_id:
-                    answers[row].append(token)
-            if not len(alive):
+            chosen = self._grammar.choose(logits[:, -1], grown)
+            alive = [i for i, token in enumerate(chosen) if token != self.builder.end_id]
+            for i in alive:
+                answers[rows[i]].append(chosen[i])
+            if not alive:
                 break
             if len(alive) < len(rows):
-                rows = [rows[i] for i in alive.tolist()]
-                cache.batch_select_indices(alive)
-                mask, positions, tokens = mask[alive], positions[alive], tokens[alive]
-            ids = tokens[:, None]
+                rows, grown = [rows[i] for i in alive], [grown[i] for i in alive]
+                cache.batch_select_indices(torch.tensor(alive))
+                mask, positions = mask[alive], positions[alive]
+            ids = torch.tensor([[chosen[i]] for i in alive])
             mask = torch.cat([mask, torch.ones_like(ids)], -1)
             positions = positions[:, -1:] + 1
         return answers
 
     @torch.inference_mode()
-    def stream(self, prompt: list[int], max_new_tokens: int) -> Iterator[int]:
+    def stream(self, prompt: list[int], reply: Reply, max_new_tokens: int) -> Iterator[int]:
         """Tokens of one answer, each as soon as it is known, without the end token."""
         cache = DynamicCache()
         ids = torch.tensor([prompt])
+        grown = [self._grammar.begin(reply)]
         for _ in range(max_new_tokens):
             output = self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
-            token = int(output.logits[0, -1].argmax())
+            [token] = self._grammar.choose(output.logits[:, -1], grown)
             if token == self.builder.end_id:
                 return
             yield token
             ids = torch.tensor([[token]])
 
     @torch.inference_mode()
-    def mean_hidden(self, sequences: list[list[int]], batch_size: int) -> npt.NDArray[np.float32]:
-        """States of every layer, mean over a sequence's tokens: (layers + 1, n, hidden), embeddings first."""
+    def mean_hidden(self, sequences: list[tuple[list[int], slice]], batch_size: int) -> npt.NDArray[np.float32]:
+        """States of every layer, mean over a slice of each sequence: (layers + 1, n, hidden), input first."""
         rows: list[Tensor] = []
         for first in range(0, len(sequences), batch_size):
-            ids, mask = self._pad(sequences[first : first + batch_size])
+            group = sequences[first : first + batch_size]
+            ids, mask = self._pad([tokens for tokens, _ in group])
+            part = torch.zeros_like(mask)
+            for row, (_, where) in enumerate(group):
+                part[row, where] = 1
             states = self.model.model(
                 input_ids=ids, attention_mask=mask, use_cache=False, output_hidden_states=True
             ).hidden_states
-            layers = [(state * mask[..., None]).sum(1) / mask.sum(1, keepdim=True) for state in states]
+            layers = [(state * part[..., None]).sum(1) / part.sum(1, keepdim=True) for state in states]
             rows.append(torch.stack(layers))
         return torch.cat(rows, 1).float().numpy()
 

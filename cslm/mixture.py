@@ -5,8 +5,9 @@ A weight is the number of passes over a task's items: 2 takes each twice, 0.5 a 
 
 from __future__ import annotations
 
+import itertools
 import random
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
@@ -20,11 +21,15 @@ from cslm.splicing import WordBank
 from cslm.tables import read_table
 from cslm.written import TRAIN, WrittenTasks, passes
 
+STRETCHES = 1000
+"""Stretches of speech that another answer's may be replaced by: the last ones."""
+
 
 @dataclass(frozen=True)
 class Variation:
     """How passes over the same speech differ; the names are those of params.yaml."""
 
+    answer_noise: float
     unit_dropout: float
     question_noise: float
     splice: float
@@ -47,67 +52,89 @@ class Mixture:
         self._speech = speech
         self._accepted = accepted
         self._variation = variation
-        self._bank = WordBank(speech.of_split(TRAIN), seed)
+        self._bank = WordBank((each for versions in speech.of_split(TRAIN) for each in versions), seed)
+        self._stretches: deque[list[int]] = deque(maxlen=STRETCHES)
         self._written = WrittenTasks(builder, accepted, variation.question_noise, seed)
         self._rng = random.Random(seed)
         self.skipped: Counter[str] = Counter()
 
     def pretrain(self, weights: Mapping[str, float]) -> Iterator[Sequence]:
         """Phase 1: `asr`, `tts`, `mt` and `text`."""
-        yield from self._asr(weights["asr"])
-        for utterance in self._speech.of_split(TRAIN):
-            for _ in range(passes(weights["tts"], self._rng)):
-                tts = self._builder.tts(utterance.text, utterance.units, utterance.language)
-                yield tts.of(utterance.id)
-        yield from self._written.translations(weights["mt"])
-        yield from self._written.instructions(weights["text"])
+        yield from self._replay(weights)
 
     def finetune(self, weights: Mapping[str, float]) -> Iterator[Sequence]:
-        """Phase 2: `interleaved` and `cross_lingual` dialogue, `full_chain`, `text`, `mt` and `asr` replay."""
+        """Phase 2: `interleaved` and `cross_lingual` dialogue, `full_chain`, and phase 1 again."""
         for row in self._rows("dialogues"):
             if not row["question_speech"] or not row["answer_speech"]:
                 continue  # written: `text` below
-            question, answer = self._speech.get(row["question_speech"]), self._speech.get(row["answer_speech"])
-            if question is None or answer is None:
+            questions, answer = (
+                self._speech.versions(row["question_speech"]),
+                self._speech.get(row["answer_speech"]),
+            )
+            if not questions or answer is None:
                 self.skipped["dialogue_without_speech"] += 1
                 continue
             kind = "interleaved" if row["question_language"] == row["answer_language"] else "cross_lingual"
             for _ in range(passes(weights[kind], self._rng)):
-                yield self._dialogue(question, answer, "interleaved").of(row["id"])
+                yield self._dialogue(questions, answer, "interleaved").of(row["id"])
             for _ in range(passes(weights["full_chain"], self._rng)):
-                yield self._dialogue(question, answer, "full").of(row["id"])
-        yield from self._written.instructions(weights["text"])
-        yield from self._written.translations(weights["mt"])
-        yield from self._asr(weights["asr"])
+                yield self._dialogue(questions, answer, "full").of(row["id"])
+        yield from self._replay(weights)
 
-    def _dialogue(self, question: AlignedUtterance, answer: AlignedUtterance, chain: Chain) -> Sequence:
+    def _dialogue(
+        self, questions: SequenceOf[AlignedUtterance], answer: AlignedUtterance, chain: Chain
+    ) -> Sequence:
         """A question of which no two passes sound alike, and its answer."""
+        question = self._rng.choice(questions)
         words = self._bank.respeak(question, self._variation.splice)
         opening = self._bank.opening(question)
         disturbed = disturb(words, opening, self._variation.question_noise, self._rng)
         words = disturbed if any(word.units for word in disturbed) else words
-        units, spoken = self._heard(words)
-        text = "".join(word.text for word in words).strip()
+        text, units, spoken = self._heard(words)
         languages = question.language, answer.language
-        return self._builder.dialogue(units, text, answer.chunks, *languages, chain, spoken)
+        sequence = self._builder.dialogue(units, text, answer.chunks, *languages, chain, spoken)
+        return self._builder.misspoken(sequence, self._variation.answer_noise, self._stretches, self._rng)
+
+    def _replay(self, weights: Mapping[str, float]) -> Iterator[Sequence]:
+        """The tasks of phase 1."""
+        yield from self._asr(weights["asr"])
+        for sequence in itertools.chain(
+            self._tts(weights["tts"]),
+            self._written.translations(weights["mt"]),
+            self._written.instructions(weights["text"]),
+        ):
+            yield self._builder.reading(sequence) if self._variation.listening else sequence
+
+    def _tts(self, weight: float) -> Iterator[Sequence]:
+        """Texts with their speech as it was recorded."""
+        for versions in self._speech.of_split(TRAIN):
+            utterance = next(each for each in versions if each.speed == 1)
+            for _ in range(passes(weight, self._rng)):
+                tts = self._builder.tts(utterance.text, utterance.units, utterance.language)
+                yield tts.of(utterance.id)
 
     def _asr(self, weight: float) -> Iterator[Sequence]:
         """Utterances with their text, no two passes over one alike."""
-        for utterance in self._speech.of_split(TRAIN):
+        for versions in self._speech.of_split(TRAIN):
             for _ in range(passes(weight, self._rng)):
+                utterance = self._rng.choice(versions)
                 words = self._bank.splice(utterance, self._variation.splice)
                 if self._rng.random() < self._variation.excerpt:
                     words = self._bank.excerpt(words)
-                text = "".join(word.text for word in words).strip()
-                units, spoken = self._heard(words)
+                text, units, spoken = self._heard(words)
                 yield self._builder.asr(units, text, utterance.language, spoken).of(utterance.id)
 
     def _rows(self, table: str) -> Iterable[dict[str, Any]]:
         return (row for row in read_table(self._accepted / f"{table}.parquet") if row["split"] == TRAIN)
 
-    def _heard(self, words: SequenceOf[Word]) -> tuple[list[int], list[str]]:
-        """The user's units, and what each speaks; some are left out, so that no two passes are alike."""
-        pairs = [pair for word in words for pair in zip(word.units, word.spoken, strict=True)]
+    def _heard(self, words: SequenceOf[Word]) -> tuple[str, list[int], list[int | None]]:
+        """Text of `words`, the user's units, and which character each speaks; some units are left out."""
+        pairs: list[tuple[int, int | None]] = []
+        text = ""
+        for word in words:
+            spoken = (at if at is None else len(text) + at for at in word.spoken)
+            pairs += zip(word.units, spoken, strict=True)
+            text += word.text
         kept = [pair for pair in pairs if self._rng.random() >= self._variation.unit_dropout] or pairs
-        units, spoken = [unit for unit, _ in kept], [character for _, character in kept]
-        return units, spoken if self._variation.listening else []
+        units, characters = [unit for unit, _ in kept], [character for _, character in kept]
+        return text.rstrip(), units, characters if self._variation.listening else []

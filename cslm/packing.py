@@ -38,9 +38,9 @@ FULL = 0.98
 WAITING = 0.75
 """Share of a window that may wait for the next one; the rest of it is for new sequences."""
 LISTENING = "listening"
-"""Task of the labels that tell which character a unit speaks, with the language of the sequence."""
+"""Task of what is to be understood in the user's turn, with the language of the sequence."""
 TOO_LONG = "too_long.jsonl"
-PLANES = ("input_ids", "labels", "position_ids", "task")
+PLANES = ("input_ids", "labels", "position_ids", "task", "understood")
 
 
 @dataclass
@@ -63,7 +63,7 @@ class PackedManifest:
 
 
 def pack(sequences: Iterable[Sequence], folder: Path, length: int, pad_id: int, seed: int) -> PackedManifest:
-    """Write rows to `folder/rows-00000.npy` (rows, 4, length; int32) and `manifest.json`.
+    """Write rows to `folder/rows-00000.npy` (rows, 5, length; int32) and `manifest.json`.
 
     What is longer than a row is in `too_long.jsonl`, one line a sequence: item, task, language, tokens.
     """
@@ -83,7 +83,7 @@ def pack(sequences: Iterable[Sequence], folder: Path, length: int, pad_id: int, 
             counts[name] += 1
             tokens[name] += len(sequence.input_ids)
             listening = f"{LISTENING}.{sequence.language}"
-            for task in (name, listening) if any(_heard(sequence)) else (name,):
+            for task in (name, listening) if sequence.understood else (name,):
                 if task not in manifest.tasks:
                     manifest.tasks.append(task)
             yield sequence
@@ -186,16 +186,9 @@ def _best_ending(sizes: SequenceOf[int], pool: Mapping[int, SequenceOf[int]], fr
     return best
 
 
-def _heard(sequence: Sequence) -> list[bool]:
-    """Where a label is not the token itself but what a unit speaks."""
-    return [
-        label not in (IGNORE, token) for token, label in zip(sequence.input_ids, sequence.labels, strict=True)
-    ]
-
-
 def _row(sequences: list[Sequence], length: int, pad_id: int, tasks: list[str]) -> npt.NDArray[np.int32]:
     row = np.zeros((len(PLANES), length), np.int32)
-    row[0], row[1] = pad_id, IGNORE
+    row[0], row[1], row[4] = pad_id, IGNORE, IGNORE
     end = 0
     for sequence in sequences:
         first, end = end, end + len(sequence.input_ids)
@@ -203,8 +196,8 @@ def _row(sequences: list[Sequence], length: int, pad_id: int, tasks: list[str]) 
         row[1, first + 1 : end] = sequence.labels[1:]  # nothing precedes the first token
         row[2, first:end] = np.arange(end - first)
         row[3, first:end] = tasks.index(f"{sequence.task}.{sequence.language}")
-        if any(heard := _heard(sequence)):
-            row[3, first:end][heard] = tasks.index(f"{LISTENING}.{sequence.language}")
+        for position, token in sequence.understood.items():
+            row[4, first + position] = token
     row[2, end:] = np.arange(length - end)
     return row
 

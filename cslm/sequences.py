@@ -14,6 +14,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import random
+from collections import deque
 from collections.abc import Iterable
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
@@ -61,7 +63,7 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Sequence:
-    """Token ids and labels (the id where there is loss, else -100), equally long."""
+    """Token ids and labels (what is to be written there, else -100), equally long."""
 
     input_ids: list[int]
     labels: list[int]
@@ -69,6 +71,8 @@ class Sequence:
     language: str
     item: str = ""
     """Id of the utterance or row that it was made of."""
+    understood: dict[int, int] = dataclasses.field(default_factory=dict)
+    """Position in the user's turn -> the token of text that the model should know there, in its middle."""
 
     def of(self, item: str) -> Sequence:
         """The same sequence, made of `item`."""
@@ -172,16 +176,31 @@ class SequenceBuilder(ChatBuilder):
         self.units = next(unit for unit in itertools.count() if unit_token(unit) not in vocabulary)
         self.unit_ids = [vocabulary[unit_token(unit)] for unit in range(self.units)]
         self._unit_of_id = {token: unit for unit, token in enumerate(self.unit_ids)}
-        self._character_labels: dict[str, int] = {}
 
-    def asr(self, units: SequenceOf[int], text: str, language: str, spoken: SequenceOf[str] = ()) -> Sequence:
+    def asr(
+        self, units: SequenceOf[int], text: str, language: str, spoken: SequenceOf[int | None] = ()
+    ) -> Sequence:
         """Speech -> its text. `spoken`: see `_listening`."""
         sequence = self._sequence(self.prompt_asr(units, language), self.text_ids(text), "asr", language)
-        return self._listening(sequence, spoken)
+        return self._listening(sequence, text, spoken)
 
     def prompt_asr(self, units: SequenceOf[int], language: str) -> list[int]:
         """Everything before the transcript."""
         return self._turn([ASR_PROMPT, self.speech_ids(units)])
+
+    def heard(self, units: SequenceOf[int], language: str) -> tuple[list[int], slice]:
+        """`prompt_asr`, and where in it the units are."""
+        prompt = self.prompt_asr(units, language)
+        first = prompt.index(self.speech_start_id) + 1
+        return prompt, slice(first, first + len(units))
+
+    def read(self, text: str, language: str) -> tuple[list[int], slice]:
+        """`prompt_tts`, and where in it the text is."""
+        prompt, empty = self.prompt_tts(text, language), self.prompt_tts("", language)
+        _, after = self._template
+        pairs = zip(prompt, empty[: -len(after)], strict=False)
+        instruction = itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)
+        return prompt, slice(len(list(instruction)), len(prompt) - len(after))
 
     def tts(self, text: str, units: SequenceOf[int], language: str) -> Sequence:
         """Text -> its speech."""
@@ -199,7 +218,7 @@ class SequenceBuilder(ChatBuilder):
         question_language: str,
         answer_language: str,
         chain: Chain = "interleaved",
-        spoken: SequenceOf[str] = (),
+        spoken: SequenceOf[int | None] = (),
     ) -> Sequence:
         """Spoken question -> its text, then the answer in text and speech. `spoken`: see `_listening`."""
         prompt = self.prompt_dialogue(question_units, question_language, answer_language, chain)
@@ -210,7 +229,7 @@ class SequenceBuilder(ChatBuilder):
             reply += self.text_ids(chunk.text) + self.speech_ids(chunk.units)
         task = "cross_lingual" if question_language != answer_language else "dialogue"
         name = task if chain == "interleaved" else "full_chain"
-        return self._listening(self._sequence(prompt, reply, name, answer_language), spoken)
+        return self._listening(self._sequence(prompt, reply, name, answer_language), question, spoken)
 
     def prompt_dialogue(
         self,
@@ -229,27 +248,73 @@ class SequenceBuilder(ChatBuilder):
         order = FULL_CHAIN_PROMPT if chain == "full" else ""
         return self._turn([instruction + order + INPUT_PROMPT, self.speech_ids(question_units)])
 
-    def _listening(self, sequence: Sequence, spoken: SequenceOf[str]) -> Sequence:
-        """Label the user's units with the characters that they speak: one a unit, empty if unknown, or none.
+    def _listening(self, sequence: Sequence, text: str, spoken: SequenceOf[int | None]) -> Sequence:
+        """Tell at the user's units which token of `text` they speak; `spoken` has a character of it for each.
 
         The paper trains on the assistant's tokens only, and on 77,000 hours. From few hours a model does not
-        find out by itself which units make which letters; the alignment tells it (benchmarks/log.md). A unit's
-        label comes `LISTENING_DELAY` units after it: what follows a sound tells it apart.
+        find out by itself which units make which words; the alignment tells it (benchmarks/log.md). A unit's
+        token comes `LISTENING_DELAY` units after it: what follows a sound tells it apart.
         """
         if not spoken:
             return sequence
-        labels = list(sequence.labels)
-        first = sequence.input_ids.index(self.speech_start_id) + 1 + LISTENING_DELAY + 1
-        for position, character in enumerate(spoken[: len(spoken) - LISTENING_DELAY], first):
-            labels[position] = self._character_label(character)
-        return dataclasses.replace(sequence, labels=labels)
+        tokens = self._tokens_of_characters(text)
+        first = sequence.input_ids.index(self.speech_start_id) + 1 + LISTENING_DELAY
+        heard = {
+            position: tokens[character]
+            for position, character in enumerate(spoken, first)
+            if character is not None and character in tokens
+        }
+        return dataclasses.replace(sequence, understood=heard)
 
-    def _character_label(self, character: str) -> int:
-        """The token of a character; no label if it takes several."""
-        if character not in self._character_labels:
-            ids = self.text_ids(character.lower())
-            self._character_labels[character] = ids[0] if len(ids) == 1 else IGNORE
-        return self._character_labels[character]
+    def _tokens_of_characters(self, text: str) -> dict[int, int]:
+        """Index of each character of `text` -> its token (the first, if it takes several)."""
+        encoding = self.tokenizer(
+            text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True
+        )
+        tokens: dict[int, int] = {}
+        for token, (first, last) in zip(encoding["input_ids"], encoding["offset_mapping"], strict=True):
+            for character in range(first, last):
+                tokens.setdefault(character, token)
+        return tokens
+
+    def reading(self, sequence: Sequence) -> Sequence:
+        """Tell at the user's words that they are themselves: read or heard, the model's middle has the same."""
+        before, after = self._template
+        reply = next(position for position, label in enumerate(sequence.labels) if label != IGNORE)
+        words = range(len(before), reply - len(after))
+        return dataclasses.replace(sequence, understood={place: sequence.input_ids[place] for place in words})
+
+    def misspoken(
+        self, sequence: Sequence, share: float, others: deque[list[int]], rng: random.Random
+    ) -> Sequence:
+        """Make the model's own speech in `sequence` as poor as it may turn out to be.
+
+        Of its stretches, `share` become one of `others`, without loss; in the rest `share` of units are read
+        as any other, while the right ones stay to be written. `others` gets each stretch as it was.
+        """
+        ids: list[int] = []
+        labels: list[int] = []
+        stretch: list[int] = []
+        writing = False
+        for token, label in zip(sequence.input_ids, sequence.labels, strict=True):
+            writing |= label != IGNORE
+            if writing and token in self._unit_of_id:
+                stretch.append(token)
+                continue
+            if stretch:
+                if others and rng.random() < share:
+                    wrong = rng.choice(others)
+                    ids += wrong
+                    labels += [IGNORE] * len(wrong)
+                    label = IGNORE  # where it ends says nothing either
+                else:
+                    ids += [rng.choice(self.unit_ids) if rng.random() < share else unit for unit in stretch]
+                    labels += stretch
+                others.append(stretch)
+                stretch = []
+            ids.append(token)
+            labels.append(label)
+        return dataclasses.replace(sequence, input_ids=ids, labels=labels)
 
     def parse_dialogue(self, ids: SequenceOf[int]) -> Parsed:
         """Meaning of a generated answer; anything illegal is kept as text where it stands."""

@@ -22,7 +22,7 @@ OPENINGS = 100
 """Openings kept of each voice."""
 LONGEST_EXCERPT = 6
 
-Place = tuple[str, str, bool, str]
+Place = tuple[tuple[str, float], str, bool, str]
 
 
 class WordBank:
@@ -31,10 +31,10 @@ class WordBank:
     def __init__(self, utterances: Iterable[AlignedUtterance], seed: int, size: int = BANK) -> None:
         self._rng = random.Random(seed)
         kept: list[tuple[Place, Word]] = []
-        self._openings: dict[tuple[str, str], list[tuple[Word, ...]]] = defaultdict(list)
+        self._openings: dict[tuple[tuple[str, float], str], list[tuple[Word, ...]]] = defaultdict(list)
         number = 0
         for utterance in utterances:
-            begun = self._openings[utterance.speaker, utterance.language]
+            begun = self._openings[utterance.voice, utterance.language]
             if len(begun) < OPENINGS:
                 begun += openings([utterance.words])
             for place, word in _spoken(utterance):
@@ -62,7 +62,7 @@ class WordBank:
 
     def opening(self, utterance: AlignedUtterance) -> tuple[Word, ...]:
         """How another sentence of the same voice begins."""
-        return self._rng.choice(self._openings[utterance.speaker, utterance.language] or [()])
+        return self._rng.choice(self._openings[utterance.voice, utterance.language] or [()])
 
     def _draw(self, utterance: AlignedUtterance, word: Word, same: bool, share: float) -> Word:
         place = _place(utterance, word)
@@ -85,4 +85,4 @@ def _spoken(utterance: AlignedUtterance) -> Iterable[tuple[Place, Word]]:
 
 def _place(utterance: AlignedUtterance, word: Word) -> Place:
     ending = re.search(r"\W*$", word.text)
-    return utterance.speaker, utterance.language, word.text[:1].isupper(), ending.group() if ending else ""
+    return utterance.voice, utterance.language, word.text[:1].isupper(), ending.group() if ending else ""

@@ -3,8 +3,8 @@
 Run:  python -m components.align
 
 Reads `work/units` and `work/tokenizer`, writes `work/aligned`: each utterance with its words and its chunks, as
-text and units[first:last], and the character that each unit speaks. An utterance that cannot be aligned is
-one word in one chunk, and is counted.
+text and units[first:last], and which character of it each unit speaks. An utterance that cannot be aligned
+is one word in one chunk, and is counted.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from cslm.units import expand_runs
 UNITS = Path("work/units")
 REPORT_EVERY = 500
 BATCH = 32
-Aligned = tuple[dict[str, list[Chunk]], list[str]]
+Aligned = tuple[dict[str, list[Chunk]], list[int | None]]
 CUTS = ("words", "chunks")
 CHUNK = pa.struct([("text", pa.string()), ("first", pa.int32()), ("last", pa.int32())])
 
@@ -50,7 +50,7 @@ def main() -> None:
                     if aligned is None:
                         failed += 1
                         whole = [Chunk(row["text"], 0, len(row["units"]))]
-                        aligned = dict.fromkeys(CUTS, whole), [""] * len(row["units"])
+                        aligned = dict.fromkeys(CUTS, whole), [None] * len(row["units"])
                     cuts, spoken = aligned
                     pieces = {name: [vars(piece) for piece in cut] for name, cut in cuts.items()}
                     writer.write({**row, **pieces, "spoken": spoken})
@@ -100,14 +100,15 @@ def align_batch(
                 "chunks": cut_text(row["text"], words_per_chunk),
             }
             cuts = {name: cut_units(texts[name], names, spans, row["durations"]) for name in CUTS}
-            yield cuts, spoken_characters(row["text"], names, spans, row["durations"])
+            spoken: list[int | None] = [*spoken_characters(names, spans, row["durations"])]
+            yield cuts, spoken
 
 
 def schema() -> pa.Schema:
     """The units' schema and what alignment adds."""
     (first, *_) = sorted(UNITS.glob("*/*.parquet"))
     cuts = [(name, pa.list_(CHUNK)) for name in CUTS]
-    return pa.schema([*pq.read_schema(first), *cuts, ("spoken", pa.list_(pa.string()))])
+    return pa.schema([*pq.read_schema(first), *cuts, ("spoken", pa.list_(pa.int32()))])
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 from cslm.audio import BadAudio, Samples, decode
 from cslm.generation import SpeechLanguageModel
+from cslm.grammar import Reply
 from cslm.pronunciation import is_han
 from cslm.tokenizer.speech_tokenizer import SpeechTokenizer
 from cslm.units import merge_runs
@@ -97,7 +98,7 @@ class Dialogue(PythonModel):
         """
         builder = self.model.builder
         prompts = [builder.prompt_dialogue(question.units or [], None, None) for question in questions]
-        replies = self._generate(questions, prompts, options)
+        replies = self._generate(questions, prompts, "dialogue", options)
         foreign = [
             index
             for index, (question, ids) in enumerate(zip(questions, replies, strict=True))
@@ -105,7 +106,7 @@ class Dialogue(PythonModel):
         ]
         again = [questions[index] for index in foreign]
         prompts = [builder.prompt_dialogue(q.units or [], None, q.answer_language) for q in again]
-        for index, ids in zip(foreign, self._generate(again, prompts, options), strict=True):
+        for index, ids in zip(foreign, self._generate(again, prompts, "dialogue", options), strict=True):
             replies[index] = ids
         answers = {}
         for question, ids in zip(questions, replies, strict=True):
@@ -120,13 +121,13 @@ class Dialogue(PythonModel):
         foreign = [i for i, q in enumerate(questions) if not self._is_in(q.text, q.answer_language)]
         again = [questions[index] for index in foreign]
         prompts = [builder.prompt_mt(q.text, "", str(q.answer_language)) for q in again]
-        for index, ids in zip(foreign, self._generate(again, prompts, options), strict=True):
+        for index, ids in zip(foreign, self._generate(again, prompts, "text", options), strict=True):
             asked[index] = builder.parse_text(ids)
         prompts = [
             builder.prompt_text(text, q.answer_language) for text, q in zip(asked, questions, strict=True)
         ]
         answers: dict[int, Any] = {}
-        for question, ids in zip(questions, self._generate(questions, prompts, options), strict=True):
+        for question, ids in zip(questions, self._generate(questions, prompts, "text", options), strict=True):
             answer = builder.parse_text(ids)
             whole = bool(answer) and not builder.parse_units(ids) and len(ids) < options["max_new_tokens"]
             answers[question.row] = (question.text, answer, [], whole)
@@ -139,13 +140,13 @@ class Dialogue(PythonModel):
         return language is None or possible == [language]
 
     def _generate(
-        self, questions: list[Question], prompts: list[list[int]], options: Mapping[str, int]
+        self, questions: list[Question], prompts: list[list[int]], reply: Reply, options: Mapping[str, int]
     ) -> list[list[int]]:
         limit = self.model.model.config.max_position_embeddings - options["max_new_tokens"]
         for question, prompt in zip(questions, prompts, strict=True):
             if len(prompt) > limit:
                 raise ValueError(f"row {question.row}: {len(prompt)} tokens in the question; at most {limit}")
-        return self.model.generate(prompts, options["max_new_tokens"], options["batch_size"])
+        return self.model.generate(prompts, reply, options["max_new_tokens"], options["batch_size"])
 
 
 def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:

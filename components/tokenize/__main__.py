@@ -2,14 +2,16 @@
 
 Run:  python -m components.tokenize --language en
 
-Reads `work/accepted` and `work/tokenizer`, writes `work/units/LANGUAGE`.
+Reads `work/accepted` and `work/tokenizer`, writes `work/units/LANGUAGE`. Training speech is there once more at
+each of `tokenize.speeds`.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import pyarrow as pa
 import typer
@@ -25,6 +27,7 @@ REPORT_EVERY = 500
 UNITS = pa.schema(
     [
         *((name, pa.string()) for name in ("id", "language", "split", "speaker", "text")),
+        ("speed", pa.float64()),
         ("duration_s", pa.float64()),
         ("units", pa.list_(pa.int32())),
         ("durations", pa.list_(pa.int32())),
@@ -36,7 +39,7 @@ def main(language: Annotated[str, typer.Option(help="language whose utterances t
     """Encode the speech of one language."""
     with Stage(f"tokenize/{language}") as stage:
         tokenizer = SpeechTokenizer.load(Path("work/tokenizer"))
-        rows = (row for row in read_rows(UTTERANCES) if row["language"] == language)
+        rows = versions(language, stage.settings.tokenize.speeds)
         seconds = frames = units = 0.0
         used: set[int] = set()
         started = time.monotonic()
@@ -59,7 +62,7 @@ def main(language: Annotated[str, typer.Option(help="language whose utterances t
                 )
         stage.log_metrics(
             {
-                "utterances": writer.rows,
+                "utterances": writer.rows,  # at every speed
                 "hours": seconds / 3600,
                 "units_per_second": units / seconds,
                 "frames_per_unit": frames / units,
@@ -67,6 +70,14 @@ def main(language: Annotated[str, typer.Option(help="language whose utterances t
                 "real_time_factor": (time.monotonic() - started) / seconds,
             }
         )
+
+
+def versions(language: str, speeds: Sequence[float]) -> Iterator[dict[str, Any]]:
+    """Utterances of a language; those of training also at other speeds."""
+    for row in read_rows(UTTERANCES):
+        if row["language"] == language:
+            for speed in [1.0, *(speeds if row["split"] == "train" else [])]:
+                yield {**row, "speed": speed, "duration_s": row["duration_s"] / speed}
 
 
 if __name__ == "__main__":

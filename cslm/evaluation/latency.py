@@ -80,7 +80,7 @@ def first_speech(
     builder = model.builder
     begin = clock()
     first: tuple[int, float] | None = None
-    for count, token in enumerate(model.stream(prompt, max_new_tokens), start=1):
+    for count, token in enumerate(model.stream(prompt, "dialogue", max_new_tokens), start=1):
         if first is None:
             if builder.is_unit(token):
                 first = count, clock() - begin

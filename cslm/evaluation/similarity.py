@@ -1,7 +1,8 @@
 """Do speech and text of the same utterance lie together in the model? (paper: speech-text similarity)
 
-Each utterance i goes through the model twice, as `<sosp> units <eosp>` (s_i) and as its text (t_i); the
-vectors are one layer's states, mean over tokens. The paper gives a percentage and no formula. Here
+Each utterance i goes through the model twice: as speech that is to be transcribed (s_i), and as text that is
+to be read aloud (t_i). The vectors are one layer's states, mean over the units or the tokens of the text,
+without the prompt around them. The paper gives a percentage and no formula. Here
 
     similarity  = mean_i cos(s_i, t_i)                               (the headline: a plain cosine)
     mismatched  = mean_{i != j} cos(s_i, t_j)                        (what unrelated pairs reach: its zero)

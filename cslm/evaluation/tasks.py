@@ -10,6 +10,7 @@ from cslm.evaluation.error_rates import Errors, count_errors
 from cslm.evaluation.held_out import Dialogue, Translation, Utterance, grouped
 from cslm.evaluation.normalization import LanguageRules
 from cslm.generation import SpeechLanguageModel
+from cslm.grammar import Reply
 from cslm.sequences import Parsed
 
 Progress = Callable[[str, int, int], None]
@@ -79,7 +80,7 @@ class Evaluator:
         for language, group in grouped(utterances, lambda utterance: utterance.language).items():
             prompts = [self.model.builder.prompt_asr(list(u.units), language) for u in group]
             room = self._room(self._tokens(u.text) for u in group)
-            for utterance, ids in zip(group, self._run(f"asr {language}", prompts, room), strict=True):
+            for utterance, ids in zip(group, self._run(f"asr {language}", prompts, "text", room), strict=True):
                 text = self.model.builder.parse_text(ids)
                 errors = count_errors(utterance.text, text, self.rules[language])
                 transcripts.append(Transcript(utterance, text, errors))
@@ -95,7 +96,7 @@ class Evaluator:
             ]
             room = self.dialogue_room(group, units_per_token)
             name = f"conversation {asked} to {wanted}"
-            for dialogue, ids in zip(group, self._run(name, prompts, room), strict=True):
+            for dialogue, ids in zip(group, self._run(name, prompts, "dialogue", room), strict=True):
                 answers.append(self._judge(dialogue, self.model.builder.parse_dialogue(ids)))
         return answers
 
@@ -117,7 +118,7 @@ class Evaluator:
         for language, group in grouped(dialogues, lambda dialogue: dialogue.question_language).items():
             prompts = [self.model.builder.prompt_text(d.question, language) for d in group]
             room = self._room(self._tokens(d.answer) for d in group)
-            for dialogue, ids in zip(group, self._run(f"text {language}", prompts, room), strict=True):
+            for dialogue, ids in zip(group, self._run(f"text {language}", prompts, "text", room), strict=True):
                 text = self.model.builder.parse_text(ids)
                 right = exact_match(dialogue.answer, text, self.rules[language])
                 answers.append(WrittenAnswer(dialogue, text, right))
@@ -130,7 +131,9 @@ class Evaluator:
         for (source, target), group in pairs.items():
             prompts = [self.model.builder.prompt_mt(t.source, source, target) for t in group]
             room = self._room(self._tokens(t.target) for t in group)
-            for item, ids in zip(group, self._run(f"mt {source} to {target}", prompts, room), strict=True):
+            for item, ids in zip(
+                group, self._run(f"mt {source} to {target}", prompts, "text", room), strict=True
+            ):
                 done.append(Translated(item, self.model.builder.parse_text(ids)))
         return done
 
@@ -151,9 +154,9 @@ class Evaluator:
     def _tokens(self, text: str) -> int:
         return len(self.model.tokenizer.encode(text, add_special_tokens=False))
 
-    def _run(self, name: str, prompts: list[list[int]], max_new_tokens: int) -> list[list[int]]:
+    def _run(self, name: str, prompts: list[list[int]], reply: Reply, max_new_tokens: int) -> list[list[int]]:
         total = len(prompts)
         self.progress(name, 0, total)
         return self.model.generate(
-            prompts, max_new_tokens, self.batch_size, lambda done: self.progress(name, done, total)
+            prompts, reply, max_new_tokens, self.batch_size, lambda done: self.progress(name, done, total)
         )

@@ -9,7 +9,7 @@ from typing import Any
 
 import jiwer
 
-from cslm.audio import decode
+from cslm.audio import Samples, change_speed, decode
 from cslm.pronunciation import labels
 from cslm.tokenizer.speech_tokenizer import SpeechTokenizer
 from cslm.units import expand_runs, merge_runs
@@ -22,17 +22,22 @@ def tokenize(
 ) -> Iterator[dict[str, Any]]:
     """Utterance rows -> the same rows, in order, without audio and with `units` and `durations`.
 
-    Batches are formed inside windows of `WINDOW` rows, each with at most `batch_seconds` of padded speech.
+    A row may say at which `speed` to play its audio; its `duration_s` is that of the result. Batches are formed
+    inside windows of `WINDOW` rows, each with at most `batch_seconds` of padded speech.
     """
     stream = iter(utterances)
     while window := list(islice(stream, WINDOW)):
         units: dict[int, tuple[list[int], list[int]]] = {}
         for batch in _batches(window, batch_seconds):
-            frames = tokenizer.encode([decode(window[i]["audio"]) for i in batch])
+            frames = tokenizer.encode([_samples(window[i]) for i in batch])
             units |= {i: merge_runs(row) for i, row in zip(batch, frames, strict=True)}
         for i, row in enumerate(window):
             merged, durations = units[i]
             yield {**{k: v for k, v in row.items() if k != "audio"}, "units": merged, "durations": durations}
+
+
+def _samples(row: Mapping[str, Any]) -> Samples:
+    return change_speed(decode(row["audio"]), row.get("speed", 1.0))
 
 
 def _batches(window: list[dict[str, Any]], batch_seconds: float) -> Iterator[list[int]]:

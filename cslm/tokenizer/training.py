@@ -1,8 +1,8 @@
 """Trains a speech tokenizer with CTC on transcribed speech.
 
 The features of the whole corpus lie in one file on disk that is mapped into memory, so that memory stays
-flat; batches hold utterances of similar length; each batch is masked in time and frequency (SpecAugment,
-arXiv 1904.08779) and warped in frequency (vocal tract length), which stands in for more voices.
+flat; batches hold utterances of similar length; each utterance is masked in time and frequency (SpecAugment,
+arXiv 1904.08779) and warped in both (pace, and vocal tract length), which stands in for more voices.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cslm.audio import SAMPLE_RATE, Samples
+from cslm.optimizer import MuonAdamW
 from cslm.precision import half_precision
 from cslm.pronunciation import labels
 from cslm.tokenizer.features import HOP, MEL_BINS, log_mel
@@ -28,10 +29,12 @@ from cslm.tokenizer.model import SUBSAMPLING, padding_mask
 from cslm.tokenizer.speech_tokenizer import BLANK, SpeechTokenizer, collate
 
 WARP = 0.1
+"""How much lower or higher, slower or faster an utterance may become."""
 TIME_MASKS, TIME_MASK_S = 2, 0.15
 FREQUENCY_MASKS, FREQUENCY_MASK_BINS = 2, 8
 WARMUP = 0.08
 CLIP = 5.0
+WEIGHT_DECAY = 1e-2
 EARLY = 0.5
 """Weight of the CTC loss before the quantiser; benchmarks/log.md has what it does."""
 CHECKPOINT_STEPS = 100
@@ -108,7 +111,7 @@ def train(
     checkpoint: Path,
     on_step: Callable[[int, float], None],
 ) -> None:
-    """AdamW with warm-up and a cosine to zero; `on_step(step, loss)` after each step.
+    """Muon with warm-up and a cosine to zero; `on_step(step, loss)` after each step.
 
     The state is written to `checkpoint` every `CHECKPOINT_STEPS` steps, and read from there if it exists.
     Each step draws its randomness from the seed and its own number, so a continued training equals an
@@ -120,9 +123,7 @@ def train(
     if not features.utterances:
         raise ValueError("no utterance to train on")
     network = tokenizer.network.train()
-    optimizer = torch.optim.AdamW(
-        network.parameters(), recipe.learning_rate, betas=(0.9, 0.98), weight_decay=1e-2
-    )
+    optimizer = MuonAdamW(network, recipe.learning_rate, WEIGHT_DECAY)
     first = _restore(checkpoint, network, optimizer)
     batches = _schedule(features.utterances, recipe)
     for step, batch in zip(range(first, recipe.steps), itertools.islice(batches, first, None), strict=False):
@@ -130,7 +131,7 @@ def train(
         torch.manual_seed(rng.randrange(2**32))
         for group in optimizer.param_groups:
             group["lr"] = recipe.learning_rate * _learning_rate_share(step, recipe.steps)
-        mels, lengths = collate([augment(features.read(utterance), rng) for utterance in batch])
+        mels, lengths = collate([augment(features.read(u), needed_frames(u.labels), rng) for u in batch])
         targets = [torch.tensor([tokenizer.label_ids[n] for n in u.labels]) for u in batch]
         with half_precision():
             hidden = network.encode(mels, lengths)
@@ -214,13 +215,12 @@ def _batches(
     return batches
 
 
-def augment(mel: Tensor, rng: random.Random) -> Tensor:
-    """Warp the frequency axis, then mask spans of time and of frequency, of mel (t, 80)."""
+def augment(mel: Tensor, units: int, rng: random.Random) -> Tensor:
+    """Warp both axes, then mask spans of time and of frequency, of mel (t, 80); it stays `units` units long."""
     warp = 1 + rng.uniform(-WARP, WARP)
-    position = torch.arange(MEL_BINS) * warp
-    low = position.floor().long().clamp_max(MEL_BINS - 1)
-    share = (position - low).clamp(0, 1)
-    mel = mel[:, low] * (1 - share) + mel[:, (low + 1).clamp_max(MEL_BINS - 1)] * share
+    mel = _read_at(mel.T, torch.arange(MEL_BINS) * warp).T
+    frames = max(round(len(mel) * (1 + rng.uniform(-WARP, WARP))), min(len(mel), units * SUBSAMPLING))
+    mel = _read_at(mel, torch.arange(frames) * (len(mel) / frames))
     for _ in range(FREQUENCY_MASKS):
         width = rng.randrange(FREQUENCY_MASK_BINS)
         first = rng.randrange(MEL_BINS - width)
@@ -231,3 +231,10 @@ def augment(mel: Tensor, rng: random.Random) -> Tensor:
         first = rng.randrange(len(mel) - width)
         mel[first : first + width] = 0
     return mel
+
+
+def _read_at(rows: Tensor, position: Tensor) -> Tensor:
+    """Rows of (n, m) at fractional positions, between two of them in proportion; behind the last, the last."""
+    low = position.floor().long().clamp_max(len(rows) - 1)
+    share = (position - low).clamp(0, 1)[:, None]
+    return rows[low] * (1 - share) + rows[(low + 1).clamp_max(len(rows) - 1)] * share

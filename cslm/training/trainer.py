@@ -22,11 +22,11 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
-from cslm.packing import PackedRows
+from cslm.optimizer import MuonAdamW
+from cslm.packing import LISTENING, PackedRows
 from cslm.precision import half_precision
 from cslm.sequences import IGNORE
 from cslm.training.callbacks import Checkpoints, Progress
-from cslm.training.optimizer import MuonAdamW
 from cslm.training.processor import kernels_for_processor
 
 WHOLE = "whole"
@@ -167,6 +167,8 @@ class PackedTrainer(Trainer):
         assert isinstance(self.train_dataset, PackedRows)
         self._tasks = self.train_dataset.manifest.tasks
         self._sums = torch.zeros(len(self._tasks), 2)
+        listening = [f"{LISTENING}.{name.rpartition('.')[-1]}" for name in self._tasks]
+        self._listening = torch.tensor([self._tasks.index(n) if n in self._tasks else 0 for n in listening])
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """AdamW, or Muon beside it."""
@@ -187,15 +189,14 @@ class PackedTrainer(Trainer):
         """Weighted mean cross-entropy over labelled tokens; keeps the sum of each task for the log.
 
         Rows are laid end to end, as positions tell where documents begin, and only labelled tokens get logits.
-        What a heard unit speaks is read from the middle of the network, not from its end: the layers behind
-        can then look it up when they write.
+        What the user's units and words mean is read from the middle of the network, not from its end: the
+        layers behind can then look it up when they write.
         """
         tokens = inputs["input_ids"].flatten()  # (T,)
-        following = tokens.roll(-1)
         targets = inputs["labels"].flatten().roll(-1)  # a row's first token has no label
-        tasks = inputs["task"].flatten().roll(-1)
-        written = (targets == following).nonzero().flatten()
-        heard = ((targets != following) & (targets != IGNORE)).nonzero().flatten()
+        tasks, understood = inputs["task"].flatten().cpu(), inputs["understood"].flatten()
+        written = (targets != IGNORE).nonzero().flatten()
+        heard = (understood != IGNORE).nonzero().flatten()
         outputs = model(
             input_ids=tokens[None],
             position_ids=inputs["position_ids"].flatten()[None],
@@ -209,8 +210,8 @@ class PackedTrainer(Trainer):
             states = outputs.hidden_states[len(outputs.hidden_states) // 2][0, heard]
             with half_precision():
                 logits = torch.cat([logits, network.lm_head(network.model.norm(states)).to(logits.dtype)])
-        labelled = torch.cat([written, heard])
-        targets, tasks = targets[labelled], tasks[labelled].cpu()
+        targets = torch.cat([targets[written], understood[heard]])
+        tasks = torch.cat([tasks.roll(-1)[written.cpu()], self._listening[tasks[heard.cpu()]]])
         losses = F.cross_entropy(logits.float(), targets, reduction="none")
         self._sums[:, 0].index_add_(0, tasks, losses.detach().cpu())
         self._sums[:, 1].index_add_(0, tasks, torch.ones(len(tasks)))

@@ -229,7 +229,7 @@ def test_another_language_is_asked_for_only_if_the_question_is_not_in_it(
     builder = served.model.builder
     asked: list[str] = []
 
-    def generate(prompts: list[list[int]], max_new_tokens: int, batch_size: int) -> list[list[int]]:
+    def generate(prompts: list[list[int]], reply: str, max_new_tokens: int, batch_size: int) -> list[list[int]]:
         """Hears "hello" in any speech; answers and translates in the language of the instruction."""
         replies = []
         for prompt in prompts:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from cslm.audio import SAMPLE_RATE, BadAudio, decode, encode_flac, encode_opus
+from cslm.audio import SAMPLE_RATE, BadAudio, change_speed, decode, encode_flac, encode_opus
 
 
 def tone(rate: int, seconds: float = 0.5, hertz: float = 440.0) -> np.ndarray:
@@ -70,3 +70,12 @@ def test_flac_gives_the_samples_back_and_opus_the_sound() -> None:
 def test_what_is_too_loud_is_scaled_and_not_clipped(encode: object) -> None:
     decoded = decode(encode(3 * tone(SAMPLE_RATE)))  # type: ignore[operator]
     assert np.abs(np.fft.rfft(decoded))[round(1320 * len(decoded) / SAMPLE_RATE)] < 30  # no third harmonic
+
+
+def test_faster_is_shorter_and_higher() -> None:
+    normal = tone(SAMPLE_RATE, 1.0, 400.0)
+    fast = change_speed(normal, 1.25)
+    assert len(fast) == pytest.approx(SAMPLE_RATE / 1.25, abs=2)
+    peak = np.abs(np.fft.rfft(fast)).argmax() * SAMPLE_RATE / len(fast)
+    assert peak == pytest.approx(500, abs=3)
+    assert change_speed(normal, 1.0) is normal

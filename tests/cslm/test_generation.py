@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from cslm.generation import SpeechLanguageModel
+from cslm.grammar import MORE_UNITS, UNITS_PER_TOKEN, Grammar, Reply
 
 
 @pytest.fixture(scope="module")
@@ -14,38 +19,81 @@ def model(tiny: tuple[LlamaForCausalLM, PreTrainedTokenizerFast]) -> SpeechLangu
     return SpeechLanguageModel(*tiny)
 
 
-def greedy(model: SpeechLanguageModel, prompt: list[int], steps: int) -> list[int]:
-    """The plainest greedy decoding: no cache, no batch."""
+def greedy(model: SpeechLanguageModel, prompt: list[int], legal: str, steps: int) -> list[int]:
+    """The plainest decoding, without cache and batch: the best token that leaves it `legal`."""
     ids = list(prompt)
     for _ in range(steps):
         with torch.no_grad():
-            token = int(model.model(torch.tensor([ids]), use_cache=False).logits[0, -1].argmax())
+            ranked = model.model(torch.tensor([ids]), use_cache=False).logits[0, -1].argsort(descending=True)
+        said = letters(model, ids[len(prompt) :])
+        token = next(int(t) for t in ranked if re.fullmatch(legal, said + letters(model, [int(t)])))
         if token == model.builder.end_id:
             break
         ids.append(token)
     return ids[len(prompt) :]
 
 
-def test_batches_and_streams_equal_plain_greedy_decoding(model: SpeechLanguageModel) -> None:
+def letters(model: SpeechLanguageModel, ids: list[int]) -> str:
+    """One letter a token: t(ext), u(nit), Q, A, S(peech), E(nd of speech), . (end), x (anything else)."""
+    builder, known = model.builder, model.tokenizer.added_tokens_decoder
+    markers = {builder.question_id: "Q", builder.answer_id: "A", builder.end_id: "."}
+    markers |= {builder.speech_start_id: "S", builder.speech_end_id: "E"}
+    return "".join(
+        markers.get(
+            token, "u" if builder.is_unit(token) else "x" if token in known and known[token].special else "t"
+        )
+        for token in ids
+    )
+
+
+WRITTEN = r"t*\.?"
+DIALOGUE = r"(Q(t*(A((t+Su*E)*(t+(Su*)?)?|(t+Su*E)+\.))?)?)?"
+"""Everything that [question] TQ [answer] (TA <sosp> SA <eosp>)+ <end> may begin with."""
+
+
+@pytest.mark.parametrize(("reply", "legal"), [("text", WRITTEN), ("dialogue", DIALOGUE)])
+def test_batches_and_streams_equal_plain_decoding(model: SpeechLanguageModel, reply: Reply, legal: str) -> None:
     prompts = [model.builder.prompt_asr(list(range(n)), "en") for n in (9, 2, 14, 5, 7)]
-    expected = [greedy(model, prompt, 12) for prompt in prompts]
+    expected = [greedy(model, prompt, legal, 12) for prompt in prompts]
     done: list[int] = []
-    assert model.generate(prompts, 12, batch_size=2, on_batch=done.append) == expected
+    assert model.generate(prompts, reply, 12, batch_size=2, on_batch=done.append) == expected
     assert done == [2, 4, 5]
-    assert [list(model.stream(prompt, 12)) for prompt in prompts] == expected
+    assert [list(model.stream(prompt, reply, 12)) for prompt in prompts] == expected
 
 
 def test_a_row_that_ends_does_not_disturb_the_others(model: SpeechLanguageModel) -> None:
     prompts = [model.builder.prompt_tts(text, "en") for text in ("a", "What is", "法国的首都")]
-    expected = [greedy(model, prompt, 10) for prompt in prompts]
-    end = model.builder.end_id
+    alone = [greedy(model, prompt, WRITTEN, 10) for prompt in prompts]
+    model.builder.end_id, end = alone[0][3], model.builder.end_id  # pretend that the first answer ends early
     try:
-        model.builder.end_id = expected[0][3]  # pretend that the first answer ends early
-        ended = [greedy(model, prompt, 10) for prompt in prompts]
+        early = SpeechLanguageModel.__new__(SpeechLanguageModel)
+        early.__dict__ |= model.__dict__
+        early._grammar = Grammar(model.builder, model.model.config.vocab_size)
+        ended = [greedy(early, prompt, WRITTEN, 10) for prompt in prompts]
         assert len(ended[0]) <= 3
-        assert model.generate(prompts, 10, batch_size=3) == ended
+        assert early.generate(prompts, "text", 10, batch_size=3) == ended
     finally:
         model.builder.end_id = end
+
+
+@given(st.integers(0, 2**32), st.sampled_from([("text", WRITTEN), ("dialogue", DIALOGUE)]))
+def test_whatever_a_model_wants_its_reply_can_be_read(
+    model: SpeechLanguageModel, seed: int, rules: tuple[Reply, str]
+) -> None:
+    reply, legal = rules
+    grammar = Grammar(model.builder, model.model.config.vocab_size + 5)
+    generator = torch.Generator().manual_seed(seed)
+    position, ids = [grammar.begin(reply)], list[int]()
+    while len(ids) < 400 and ids[-1:] != [model.builder.end_id]:
+        wants = torch.randn(1, model.model.config.vocab_size + 5, generator=generator)
+        wants[0, model.builder.unit_ids] += 3 * torch.rand((), generator=generator)  # likes to speak, on and on
+        ids += grammar.choose(wants, position)
+    said = letters(model, ids)
+    assert re.fullmatch(legal, said), said
+    for chunk in re.findall(r"(t+)S(u*)", said):
+        assert len(chunk[1]) <= UNITS_PER_TOKEN * len(chunk[0]) + MORE_UNITS
+    if said.endswith(".") and reply == "dialogue":
+        assert model.builder.parse_dialogue(ids).well_formed
 
 
 def test_token_losses_are_those_of_the_model_alone(model: SpeechLanguageModel) -> None:
@@ -58,8 +106,23 @@ def test_token_losses_are_those_of_the_model_alone(model: SpeechLanguageModel) -
         assert count == sum(label >= 0 for label in sequence.labels)
 
 
-def test_mean_hidden_ignores_padding(model: SpeechLanguageModel) -> None:
-    together = model.mean_hidden([[5, 6], [7, 8, 9, 10]], batch_size=2)
-    alone = model.mean_hidden([[5, 6]], batch_size=1)
+def test_mean_hidden_is_that_of_the_slice_whatever_the_padding(model: SpeechLanguageModel) -> None:
+    whole = slice(0, 2)
+    together = model.mean_hidden([([5, 6], whole), ([7, 8, 9, 10], slice(1, 3))], batch_size=2)
+    alone = model.mean_hidden([([5, 6], whole)], batch_size=1)
     assert together.shape == (3, 2, 32), "two layers and the embeddings"
     assert together[:, 0] == pytest.approx(alone[:, 0], abs=1e-5)
+    with torch.no_grad():
+        states = model.model(torch.tensor([[7, 8, 9, 10]]), output_hidden_states=True).hidden_states
+    assert together[1, 1] == pytest.approx(states[1][0, 1:3].mean(0).numpy(), abs=1e-5)
+
+
+def test_prompts_tell_where_the_utterance_is(model: SpeechLanguageModel) -> None:
+    builder = model.builder
+    prompt, where = builder.heard([3, 4, 5], "en")
+    assert prompt == builder.prompt_asr([3, 4, 5], "en")
+    assert builder.parse_units(prompt[where]) == [3, 4, 5] and len(prompt[where]) == 3
+    for text in ("What is the capital?", "法国的首都是哪里？", " x"):
+        prompt, where = builder.read(text, "en")
+        assert prompt == builder.prompt_tts(text, "en")
+        assert builder.decode(prompt[where]) == text

@@ -17,21 +17,32 @@ from cslm.mixture import Mixture, Variation
 from cslm.sequences import SequenceBuilder
 from cslm.tables import DIALOGUE, TRANSLATION
 
-PLAIN = Variation(unit_dropout=0.0, question_noise=0.0, splice=0.0, excerpt=0.0, listening=False)
+PLAIN = Variation(
+    answer_noise=0.0, unit_dropout=0.0, question_noise=0.0, splice=0.0, excerpt=0.0, listening=False
+)
 PHASE_1 = {"asr": 1.0, "tts": 1.0, "mt": 1.0, "text": 1.0}
-PHASE_2 = {"interleaved": 1.0, "cross_lingual": 1.0, "full_chain": 1.0, "text": 1.0, "mt": 1.0, "asr": 0.0}
+PHASE_2 = {
+    "interleaved": 1.0,
+    "cross_lingual": 1.0,
+    "full_chain": 1.0,
+    "text": 1.0,
+    "mt": 1.0,
+    "asr": 0.0,
+    "tts": 0.0,
+}
 
 
-def utterance(name: str, language: str, split: str = "train") -> dict[str, object]:
+def utterance(name: str, language: str, split: str = "train", speed: float = 1.0) -> dict[str, object]:
     """Four units in two chunks."""
     return {
         "id": name,
         "language": language,
         "split": split,
         "speaker": "voice",
+        "speed": speed,
         "text": f"text of {name}",
         "units": [1, 2, 3, 4],
-        "spoken": ["t", "o", name, name],
+        "spoken": [0, 5, 8, 8],
         "words": [
             {"text": "text ", "first": 0, "last": 1},
             {"text": "of ", "first": 1, "last": 2},
@@ -145,7 +156,7 @@ def test_a_disturbed_question_says_what_is_heard_and_gets_the_whole_answer(
     builder = SequenceBuilder(tiny[1])
     spoken = {"text": [1], "of": [2], "q": [3, 4], "a": [3, 4]}
     asked = set()
-    only = {"interleaved": 300.0, "cross_lingual": 0.0, "full_chain": 0.0, "text": 0.0, "mt": 0.0, "asr": 0.0}
+    only = {**dict.fromkeys(PHASE_2, 0.0), "interleaved": 300.0}
     for sequence in mixture.finetune(only):
         answered = builder.parse_dialogue([token for token in sequence.labels if token >= 0])
         assert answered.text == "text of a" and answered.units == [1, 2, 3, 4]
@@ -153,3 +164,46 @@ def test_a_disturbed_question_says_what_is_heard_and_gets_the_whole_answer(
         assert heard == [unit for word in answered.question.split() for unit in spoken[word]]
         asked.add(answered.question)
     assert {"text of q", "of q", "text q", "text text of q", "text of text of q"} <= asked
+
+
+@pytest.mark.parametrize("mixture", [dataclasses.replace(PLAIN, listening=True)], indirect=True)
+def test_what_is_heard_and_what_is_read_is_to_be_understood(
+    mixture: Mixture, tiny: tuple[LlamaForCausalLM, PreTrainedTokenizerFast]
+) -> None:
+    builder = SequenceBuilder(tiny[1])
+    for sequence in [*mixture.pretrain(PHASE_1), *mixture.finetune(PHASE_2)]:
+        text = builder.decode(sequence.understood.values())
+        if sequence.task in ("asr", "dialogue", "cross_lingual", "full_chain"):
+            heard = [sequence.input_ids[place - 1] for place in sequence.understood]
+            assert builder.parse_units(heard) == [1, 2, 3, 4], sequence.task
+            assert text.replace(" ", "").startswith("t"), text
+        else:
+            assert text and text in builder.decode(sequence.input_ids), sequence.task
+
+
+def test_every_speed_of_a_recording_is_heard_and_the_recording_is_spoken(
+    tiny: tuple[LlamaForCausalLM, PreTrainedTokenizerFast], tmp_path: Path
+) -> None:
+    (tmp_path / "aligned").mkdir()
+    slow = utterance("q", "en", speed=0.9) | {"units": [5, 6, 7, 8]}
+    speech = [
+        utterance("q", "en"),
+        slow,
+        utterance("a", "en"),
+        utterance("a", "en", speed=0.9) | {"units": [9] * 4},
+    ]
+    pq.write_table(pa.Table.from_pylist(speech), tmp_path / "aligned" / "shard-00000.parquet")
+    rows = [dialogue("1", "en", "en", "q", "a")]
+    pq.write_table(pa.Table.from_pylist(rows, DIALOGUE), tmp_path / "dialogues.parquet")
+    pq.write_table(pa.Table.from_pylist([], TRANSLATION), tmp_path / "translations.parquet")
+    builder = SequenceBuilder(tiny[1])
+    with AlignedUtterances(tmp_path / "aligned", tmp_path / "index.db") as index:
+        mixture = Mixture(builder, index, tmp_path, PLAIN, seed=1)
+        only = dict.fromkeys(PHASE_2, 0.0)
+        answers = [builder.parse_units(s.input_ids) for s in mixture.finetune({**only, "interleaved": 40.0})]
+        read = [builder.parse_units(s.input_ids) for s in mixture.finetune({**only, "tts": 4.0})]
+        heard = [tuple(builder.parse_units(s.input_ids)) for s in mixture.finetune({**only, "asr": 40.0})]
+    assert {tuple(units[:4]) for units in answers} == {(1, 2, 3, 4), (5, 6, 7, 8)}
+    assert all(units[4:] == [1, 2, 3, 4] for units in answers)
+    assert read == [[1, 2, 3, 4]] * 8
+    assert set(heard) == {(1, 2, 3, 4), (5, 6, 7, 8), (9, 9, 9, 9)}

@@ -7,7 +7,7 @@ import copy
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from cslm.training.optimizer import MuonAdamW
+from cslm.optimizer import MuonAdamW
 
 
 def step(model: LlamaForCausalLM, optimizer: torch.optim.Optimizer) -> None:

@@ -88,13 +88,17 @@ def test_attention_does_not_cross_documents(
             torch.testing.assert_close(packed[first : first + len(ids)], alone)
 
 
-def test_labels_of_heard_units_are_a_task_of_their_own(tmp_path: Path) -> None:
-    heard = Sequence([5, 6, 7, 8], [IGNORE, 90, IGNORE, 8], "asr", "zh")
-    manifest = pack(iter([heard]), tmp_path, LENGTH, PAD, seed=1)
+def test_what_is_to_be_understood_lies_beside_the_labels(tmp_path: Path) -> None:
+    plain = Sequence([9, 8], [IGNORE, 8], "text", "zh")
+    heard = Sequence([5, 6, 7, 8], [IGNORE, IGNORE, IGNORE, 8], "asr", "zh", understood={1: 90, 2: 91})
+    manifest = pack(iter([plain, heard]), tmp_path, LENGTH, PAD, seed=1)
     (row,) = PackedRows(tmp_path)
-    assert row["labels"][:4].tolist() == [IGNORE, 90, IGNORE, 8]
-    assert [manifest.tasks[task] for task in row["task"][:4]] == ["asr.zh", "listening.zh", "asr.zh", "asr.zh"]
-    assert manifest.sequences == {"asr.zh": 1}
+    first = row["input_ids"].tolist().index(5)
+    assert row["labels"][first : first + 4].tolist() == [IGNORE, IGNORE, IGNORE, 8]
+    assert row["understood"][first : first + 4].tolist() == [IGNORE, 90, 91, IGNORE]
+    assert (row["understood"] != IGNORE).sum() == 2
+    assert sorted(manifest.tasks) == ["asr.zh", "listening.zh", "text.zh"]
+    assert manifest.sequences == {"asr.zh": 1, "text.zh": 1}
 
 
 def test_long_sequences_wait_for_short_ones_that_fill_the_gaps(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+from collections import deque
+
 import pytest
 import torch
 from hypothesis import given
@@ -117,19 +120,52 @@ def test_drawn_embeddings_spread_like_the_others_and_leave_them_alone() -> None:
     assert weight[20:80].std(0).mean().item() == pytest.approx(before[kept].std(0).mean().item(), rel=0.1)
 
 
-def test_units_are_labelled_with_what_they_speak_one_unit_later(builder: SequenceBuilder) -> None:
-    plain = builder.asr([3, 4, 5, 6], "hi", "en")
-    heard = builder.asr([3, 4, 5, 6], "hi", "en", ["H", "", "i", "i"])
-    assert heard.input_ids == plain.input_ids
-    changed = {i for i, (a, b) in enumerate(zip(plain.labels, heard.labels, strict=True)) if a != b}
-    first = plain.input_ids.index(builder.speech_ids([3])[1])
-    predicted = {i - 1 - first: builder.decode([heard.labels[i]]) for i in changed}
-    assert predicted == {1: "h", 3: "i"}, (
-        "the label of a unit is predicted at the unit behind it; the last has none"
-    )
-    dialogue = builder.dialogue([3, 4], "q", [Chunk("a", (1,))], "en", "zh", spoken=["q", "q"])
-    without = builder.dialogue([3, 4], "q", [Chunk("a", (1,))], "en", "zh")
-    assert sum(a != b for a, b in zip(dialogue.labels, without.labels, strict=True)) == 1
+def test_units_are_understood_as_the_token_that_they_speak_one_unit_later(builder: SequenceBuilder) -> None:
+    text = "the capital法?"
+    heard = builder.asr([3, 4, 5, 6, 7], text, "en", [0, 4, None, 10, 11])
+    assert heard.labels == builder.asr([3, 4, 5, 6, 7], text, "en").labels
+    first = heard.input_ids.index(builder.speech_ids([3])[1])
+    words = {place - first: builder.decode([token]) for place, token in heard.understood.items()}
+    assert words == {1: "the", 2: " capital", 4: "capital"[-1], 5: "法"} or words == {
+        1: "the",
+        2: " capital",
+        4: " capital",
+        5: "法",
+    }, "a unit's token is told at the next unit, that of the last behind it"
+    dialogue = builder.dialogue([3, 4], "法", [Chunk("a", (1,))], "en", "zh", spoken=[0, 0])
+    assert [builder.decode([token]) for token in dialogue.understood.values()] == ["法", "法"]
+
+
+def test_what_is_read_is_understood_as_itself(builder: SequenceBuilder) -> None:
+    sequence = builder.reading(builder.text("the capital?", "法", "en"))
+    prompt = builder.prompt_text("the capital?", "en")
+    assert builder.decode(sequence.understood.values()) == "the capital?"
+    assert all(prompt[place] == token for place, token in sequence.understood.items())
+
+
+def test_poor_speech_is_read_but_what_is_written_stays_right(builder: SequenceBuilder) -> None:
+    chunks = [Chunk("the ", (1, 2, 3, 4)), Chunk("capital", (5, 6, 7, 8, 9))]
+    whole = builder.dialogue([10, 11], "q", chunks, "en", "en")
+    assert builder.misspoken(whole, 0.0, deque(), random.Random(1)) == whole
+    foreign = builder.speech_ids([12, 13])[1:-1]
+    seen: set[tuple[int, ...]] = set()
+    for attempt in range(50):
+        poor = builder.misspoken(whole, 0.5, deque([foreign], maxlen=1), random.Random(attempt))
+        question, reply = (
+            poor.input_ids.index(token) for token in (builder.speech_start_id, builder.question_id)
+        )
+        assert builder.parse_units(poor.input_ids[question:reply]) == [10, 11], (
+            "the user's speech is left alone"
+        )
+        read = builder.parse_dialogue(poor.input_ids[reply:])
+        assert [chunk.text for chunk in read.chunks] == ["the ", "capital"]
+        written = [label for label in poor.labels if label != IGNORE]
+        assert builder.decode(written) == "qthe capital"
+        stretches = zip(read.chunks, chunks, strict=True)
+        kept = [right.units for poor_chunk, right in stretches if len(poor_chunk.units) == len(right.units)]
+        assert builder.parse_units(written) == [unit for units in kept for unit in units]
+        seen |= {chunk.units for chunk in read.chunks}
+    assert (12, 13) in seen and len(seen) > 10
 
 
 def test_a_small_model_writes_words_and_takes_each_prompt_as_one_token(

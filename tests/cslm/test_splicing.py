@@ -15,9 +15,9 @@ def utterance(text: str, speaker: str, first_unit: int) -> AlignedUtterance:
     """Each word is spoken by one unit, numbered from `first_unit`."""
     pieces = text.split(" ")
     texts = [piece + " " * (index < len(pieces) - 1) for index, piece in enumerate(pieces)]
-    words = [Word(piece, (first_unit + index,), (piece[0],)) for index, piece in enumerate(texts)]
+    words = [Word(piece, (first_unit + index,), (0,)) for index, piece in enumerate(texts)]
     units = [unit for word in words for unit in word.units]
-    return AlignedUtterance("u", "en", "train", speaker, text, units, words, [Chunk(text, tuple(units))])
+    return AlignedUtterance("u", "en", "train", speaker, 1.0, text, units, words, [Chunk(text, tuple(units))])
 
 
 def test_a_word_gives_way_to_one_that_fits_in_the_same_voice() -> None:

@@ -28,7 +28,7 @@ class Fluent:
             reply = whole.input_ids[len(prompt) :]
             self.replies[tuple(prompt)] = reply if speaks else self.builder.text_ids("nothing to say")
 
-    def stream(self, prompt: list[int], max_new_tokens: int) -> Iterator[int]:
+    def stream(self, prompt: list[int], reply: str, max_new_tokens: int) -> Iterator[int]:
         for token in itertools.islice(self.replies[tuple(prompt)], max_new_tokens):
             self.now += 1.0
             yield token

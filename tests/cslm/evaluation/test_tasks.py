@@ -27,7 +27,12 @@ class Told:
         self.replies[tuple(prompt)] = reply
 
     def generate(
-        self, prompts: list[list[int]], max_new_tokens: int, batch_size: int, on_batch: Callable[[int], None]
+        self,
+        prompts: list[list[int]],
+        reply: str,
+        max_new_tokens: int,
+        batch_size: int,
+        on_batch: Callable[[int], None],
     ) -> list[list[int]]:
         replies = [self.replies[tuple(prompt)][:max_new_tokens] for prompt in prompts]
         on_batch(len(prompts))

@@ -15,7 +15,7 @@ from cslm.tokenizer import SpeechTokenizer
 from cslm.tokenizer.corpus import edit_distance
 from cslm.tokenizer.features import log_mel
 from cslm.tokenizer.speech_tokenizer import TokenizerConfig
-from cslm.tokenizer.training import FeatureFile, Recipe, needed_frames, train
+from cslm.tokenizer.training import WARP, FeatureFile, Recipe, augment, needed_frames, train
 
 RECIPE = Recipe(
     steps=240,
@@ -137,3 +137,18 @@ def test_killed_it_continues_to_the_same_weights(tmp_path: Path, monkeypatch: py
     assert steps == [4, 5, 6, 7, 8]
     for name, weight in undisturbed.network.state_dict().items():
         torch.testing.assert_close(continued.network.state_dict()[name], weight, rtol=0, atol=1e-6, msg=name)
+
+
+def test_augmented_speech_keeps_its_order_and_room_for_its_labels() -> None:
+    mel = torch.arange(400.0)[:, None].expand(400, 80) + 1000  # rising in time, the same in all bins
+    lengths = set()
+    for seed in range(50):
+        warped = augment(mel, 20, random.Random(seed))
+        lengths.add(len(warped))
+        heard = warped.amax(1)[warped.amax(1) > 0]  # the rest is masked
+        assert (heard.diff() >= 0).all()
+        assert heard.min() >= 1000 and heard.max() <= 1399
+    assert 400 * (1 - WARP) - 1 <= min(lengths) < 390 and 410 < max(lengths) <= 400 * (1 + WARP) + 1
+    assert all(len(augment(mel, 100, random.Random(seed))) >= 400 for seed in range(20)), (
+        "100 units need 400 frames"
+    )

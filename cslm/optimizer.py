@@ -2,7 +2,7 @@
 
 Muon (Jordan 2024, kellerjordan.github.io/posts/muon) orthogonalises the momentum of each weight matrix. A small
 model that has to learn to copy, from text or from speech, learns it in fewer tokens (benchmarks/log.md).
-Embeddings, which are also the output layer, and norms get AdamW. One learning rate serves both: Muon's steps
+Embeddings, output layers and norms get AdamW. One learning rate serves both: Muon's steps
 are scaled to the size of AdamW's (Liu et al. 2025, arXiv 2502.16982, section 2.2).
 """
 
@@ -28,8 +28,7 @@ class MuonAdamW(torch.optim.Optimizer):
         }
         trained = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
         inside = [
-            weight.ndim == 2 and id(weight) not in embeddings and not name.startswith("lm_head")
-            for name, weight in trained
+            weight.ndim == 2 and id(weight) not in embeddings and "head" not in name for name, weight in trained
         ]
         matrices = [weight for (_, weight), is_matrix in zip(trained, inside, strict=True) if is_matrix]
         others = [weight for (_, weight), is_matrix in zip(trained, inside, strict=True) if not is_matrix]

@@ -1,0 +1,112 @@
+"""Which tokens a reply may go on with, so that no reply is ever unparseable.
+
+A written reply is text. A dialogue reply is
+
+    [question] TQ [answer] TA1 <sosp> SA1 <eosp> TA2 <sosp> SA2 <eosp> ... <end>
+
+with at least one chunk, in which text comes before speech (the full chain has just one). A model that was
+trained on such sequences keeps to them nearly always; where it would not, its most probable legal token is
+taken instead (constrained decoding).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from cslm.sequences import SequenceBuilder
+
+Reply = Literal["text", "dialogue"]
+
+UNITS_PER_TOKEN, MORE_UNITS = 20, 30
+"""A stretch of speech has at most 20 units (0.8 s and more) for each token of its text, and 30 units."""
+
+
+class Kind(IntEnum):
+    """What a token is to the grammar."""
+
+    TEXT = 0
+    QUESTION = 1
+    ANSWER = 2
+    SPEECH_START = 3
+    UNIT = 4
+    SPEECH_END = 5
+    END = 6
+    NEVER = 7
+
+
+class State(IntEnum):
+    """Where in a reply."""
+
+    WRITTEN = 0  # a written reply, anywhere
+    BEGIN = 1  # a dialogue reply, before its first token
+    ASKED = 2  # in TQ
+    ANSWERED = 3  # behind [answer]: no text yet
+    CHUNK = 4  # in TA
+    SPEAKING = 5  # in SA
+    FULL = 6  # in SA, which is as long as it may be
+    PAUSE = 7  # behind <eosp>
+
+
+RULES: dict[State, dict[Kind, State]] = {
+    State.WRITTEN: {Kind.TEXT: State.WRITTEN, Kind.END: State.WRITTEN},
+    State.BEGIN: {Kind.QUESTION: State.ASKED},
+    State.ASKED: {Kind.TEXT: State.ASKED, Kind.ANSWER: State.ANSWERED},
+    State.ANSWERED: {Kind.TEXT: State.CHUNK},
+    State.CHUNK: {Kind.TEXT: State.CHUNK, Kind.SPEECH_START: State.SPEAKING},
+    State.SPEAKING: {Kind.UNIT: State.SPEAKING, Kind.SPEECH_END: State.PAUSE},
+    State.FULL: {Kind.SPEECH_END: State.PAUSE},
+    State.PAUSE: {Kind.TEXT: State.CHUNK, Kind.END: State.PAUSE},
+}
+
+
+@dataclass
+class Position:
+    """One reply so far: its state, the text tokens of the chunk, and the units of its speech."""
+
+    state: State
+    tokens: int = 0
+    units: int = 0
+
+
+class Grammar:
+    """The rules for the tokens of one vocabulary of `size` rows."""
+
+    def __init__(self, builder: SequenceBuilder, size: int) -> None:
+        kinds = [Kind.TEXT] * len(builder.tokenizer) + [Kind.NEVER] * (size - len(builder.tokenizer))
+        for token, added in builder.tokenizer.added_tokens_decoder.items():
+            if added.special:
+                kinds[token] = Kind.NEVER
+        for token in builder.unit_ids:
+            kinds[token] = Kind.UNIT
+        kinds[builder.question_id], kinds[builder.answer_id] = Kind.QUESTION, Kind.ANSWER
+        kinds[builder.speech_start_id], kinds[builder.speech_end_id] = Kind.SPEECH_START, Kind.SPEECH_END
+        kinds[builder.end_id] = Kind.END
+        self._kinds = kinds
+        self._illegal = torch.tensor([[kind not in RULES[state] for kind in kinds] for state in State])
+
+    def begin(self, reply: Reply) -> Position:
+        """A reply of which nothing is there yet."""
+        return Position(State.WRITTEN if reply == "text" else State.BEGIN)
+
+    def choose(self, logits: Tensor, positions: list[Position]) -> list[int]:
+        """The most probable legal token of each row of `logits` (n, V); `positions` move on behind it."""
+        illegal = self._illegal[[position.state for position in positions]]
+        tokens: list[int] = logits.masked_fill(illegal.to(logits.device), float("-inf")).argmax(-1).tolist()
+        for position, token in zip(positions, tokens, strict=True):
+            self._advance(position, self._kinds[token])
+        return tokens
+
+    def _advance(self, position: Position, kind: Kind) -> None:
+        position.state = RULES[position.state][kind]
+        if kind in (Kind.ANSWER, Kind.SPEECH_END):
+            position.tokens = position.units = 0
+        position.tokens += kind == Kind.TEXT
+        position.units += kind == Kind.UNIT
+        longest = UNITS_PER_TOKEN * position.tokens + MORE_UNITS
+        if position.state == State.SPEAKING and position.units >= longest:
+            position.state = State.FULL
