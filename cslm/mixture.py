@@ -67,10 +67,8 @@ class Mixture:
         for row in self._rows("dialogues"):
             if not row["question_speech"] or not row["answer_speech"]:
                 continue  # written: `text` below
-            questions, answer = (
-                self._speech.versions(row["question_speech"]),
-                self._speech.get(row["answer_speech"]),
-            )
+            questions = self._speech.versions(row["question_speech"])
+            answer = self._speech.get(row["answer_speech"])
             if not questions or answer is None:
                 self.skipped["dialogue_without_speech"] += 1
                 continue
