@@ -10,7 +10,7 @@ is one word in one chunk, and is counted.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from cslm.units import expand_runs
 UNITS = Path("work/units")
 REPORT_EVERY = 500
 BATCH = 32
-Aligned = tuple[dict[str, list[Chunk]], list[int | None]]
+Aligned = tuple[dict[str, list[Chunk]], Sequence[int | None]]
 CUTS = ("words", "chunks")
 CHUNK = pa.struct([("text", pa.string()), ("first", pa.int32()), ("last", pa.int32())])
 
@@ -100,8 +100,7 @@ def align_batch(
                 "chunks": cut_text(row["text"], words_per_chunk),
             }
             cuts = {name: cut_units(texts[name], names, spans, row["durations"]) for name in CUTS}
-            spoken: list[int | None] = [*spoken_characters(names, spans, row["durations"])]
-            yield cuts, spoken
+            yield cuts, spoken_characters(names, spans, row["durations"])
 
 
 def schema() -> pa.Schema:

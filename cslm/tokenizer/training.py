@@ -216,7 +216,7 @@ def _batches(
 
 
 def augment(mel: Tensor, units: int, rng: random.Random) -> Tensor:
-    """Warp both axes, then mask spans of time and of frequency, of mel (t, 80); it stays `units` units long."""
+    """Warp both axes, then mask spans of time and of frequency, of mel (t, 80), that keeps `units` units."""
     warp = 1 + rng.uniform(-WARP, WARP)
     mel = _read_at(mel.T, torch.arange(MEL_BINS) * warp).T
     frames = max(round(len(mel) * (1 + rng.uniform(-WARP, WARP))), min(len(mel), units * SUBSAMPLING))
