@@ -43,7 +43,7 @@ def labels(text: str, language: str) -> list[Label]:
         if han:
             out.extend(Label(part, index) for index in group for part in next(pinyin))
         else:
-            word = "".join(text[index].lower() for index in group)
+            word = "".join(text[index].lower()[0] for index in group)  # two code points for a Turkish capital i
             out.extend(Label(name, group[at]) for name, at in _sounds(word, language))
     return out
 

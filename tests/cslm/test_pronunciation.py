@@ -41,7 +41,7 @@ def test_a_language_without_voice_has_letters() -> None:
     assert "".join(label.name for label in labels("What's up, Bob 7?", "zz")) == "whatsupbob"
 
 
-@given(st.text(st.sampled_from("aB é'7,. 法国的，?\n"), max_size=40), st.sampled_from(["en", "zh", "es", "zz"]))
+@given(st.text("aBİ é'7,. 法国的，?\n", max_size=40), st.sampled_from(["en", "zh", "es", "zz"]))
 def test_characters_never_decrease_and_speak(text: str, language: str) -> None:
     characters = [label.character for label in labels(text, language)]
     assert characters == sorted(characters)
