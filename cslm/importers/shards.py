@@ -15,10 +15,10 @@ from cslm.shards import ROWS_PER_GROUP, UTTERANCE
 
 
 def read(root: Path, defaults: Defaults) -> Iterator[Found | Refused]:
-    """Stream the rows of every shard; a shard that cannot be read is refused, the others go on.
+    """Stream the rows of every shard; one that lies outside of `root` is refused, the others go on.
 
     Raises:
-        BadCorpus: no shards, or a shard without one of the columns.
+        BadCorpus: no shards, or one that is broken (nobody knows how many rows it had) or lacks a column.
     """
     paths = sorted((root / "speech").glob("*.parquet"))
     if not paths:
@@ -31,7 +31,7 @@ def read(root: Path, defaults: Defaults) -> Iterator[Found | Refused]:
         except BadPath as error:
             yield Refused("", name, str(error))
         except (pa.ArrowException, OSError) as error:
-            yield Refused("", name, f"unreadable shard, rows from here on are lost: {error}")
+            raise BadCorpus(f"{path}: broken ({error}); fetch it anew, or remove it") from error
 
 
 def _read_shard(file: pq.ParquetFile, path: Path, name: str, defaults: Defaults) -> Iterator[Found | Refused]:

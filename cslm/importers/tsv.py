@@ -97,7 +97,7 @@ def _utterance(
     try:
         audio = _audio(root, row)
     except BadPath as error:
-        return Refused(name, f"{place} ({row.get('file') or row['id']})", str(error))
+        return Refused(name, f"{place} ({row.get('file') or name})", str(error))
     return Found(
         id=name,
         file=f"{place} ({audio.relative_to(root)})",
@@ -113,13 +113,16 @@ def _audio(root: Path, row: Mapping[str, str]) -> Path:
     """The audio of a row: its `file`, or the first of wav/ID.wav, wav/ID.flac, ..., ID.wav, ID."""
     if row.get("file"):
         return inside(root, row["file"])
-    refusal = BadPath("no id")
-    for folder in FOLDERS if row["id"] else ():
+    name = row.get("id")
+    if not name:
+        raise BadPath("neither id nor file")
+    refusal = BadPath("")
+    for folder in FOLDERS:
         for suffix in SUFFIXES:
             try:
-                return inside(root, f"{folder}/{row['id']}{suffix}")
+                return inside(root, f"{folder}/{name}{suffix}")
             except BadPath as error:
                 refusal = error
         if str(refusal) != "no such file":
             raise refusal
-    raise BadPath(f"no such file (wav/{row['id']}.wav, or .flac, .mp3, .opus, .ogg, .sph)")
+    raise BadPath(f"no such file (wav/{name}.wav, or .flac, .mp3, .opus, .ogg, .sph)")

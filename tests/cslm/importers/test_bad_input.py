@@ -214,14 +214,6 @@ def test_names_of_splits(name: str, split: str) -> None:
     assert split_named(name) == split
 
 
-def test_a_broken_shard_costs_only_itself(corpus: Path) -> None:
-    (corpus / "speech").mkdir()
-    (corpus / "speech/a.parquet").write_bytes(b"PAR1 nothing more")
-    (found,) = IMPORTERS["shards"](corpus, Defaults())
-    assert isinstance(found, Refused)
-    assert found.file == "speech/a.parquet"
-
-
 def test_librispeech_tells_of_unmatched_audio_and_lines(corpus: Path, make_audio: Any) -> None:
     make_audio("1/2/1-2-0000.flac")
     (corpus / "1/2/1-2.trans.txt").write_text("1-2-0001 LOST WORDS\n", "utf-8")
@@ -240,3 +232,16 @@ def test_dialogues_keep_good_rows_and_refuse_broken_ones(corpus: Path) -> None:
     assert isinstance(rows[1], Refused)
     assert rows[1].reason == "2 fields, but the header names 8"
     assert pa.Table.from_pylist([rows[0]], DIALOGUE).num_rows == 1
+
+
+def test_a_row_without_id_and_file_is_refused(corpus: Path) -> None:
+    (corpus / "all.tsv").write_text("file\ttext\n\tlost\nwav/good.wav\tfine\n", "utf-8")
+    lost, good = IMPORTERS["tsv"](corpus, Defaults("en"))
+    assert refusal(lost) == "neither id nor file" and refusal(good) == ""
+
+
+def test_a_broken_shard_stops_the_run_since_nobody_knows_what_is_lost(corpus: Path) -> None:
+    (corpus / "speech").mkdir()
+    (corpus / "speech" / "shard-00000.parquet").write_bytes(b"PAR1 half a shard")
+    with pytest.raises(BadCorpus, match=r"shard-00000\.parquet: broken"):
+        list(IMPORTERS["shards"](corpus, Defaults("en")))
