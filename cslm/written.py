@@ -6,7 +6,6 @@ import random
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from collections.abc import Sequence as SequenceOf
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from cslm.tables import read_table
 
 TRAIN = "train"
 KEPT = 20_000
-"""Questions whose words make noise; all others are read and forgotten, so that memory stays flat."""
+"""Questions of each language whose words make noise; others are read and forgotten: memory stays flat."""
 
 
 class WrittenTasks:
@@ -70,12 +69,13 @@ class WrittenTasks:
             return
         questions: dict[str, list[SequenceOf[str]]] = defaultdict(list)
         vocabulary: dict[str, set[str]] = defaultdict(set)
-        for row in islice(self._questions(), KEPT):
-            questions[row["question_language"]].append(words(row["question"]))
+        for row in self._questions():
+            language = row["question_language"]
+            if len(questions[language]) == KEPT:
+                continue
+            questions[language].append(words(row["question"]))
             for text in (row["question"], row["answer"]):
-                vocabulary[row["question_language"]].update(
-                    words(text)[:-1]
-                )  # a last word has no blank behind it
+                vocabulary[language].update(words(text)[:-1])  # a last word has no blank behind it
         self._openings = {language: openings(said) for language, said in questions.items()}
         self._vocabulary = {language: sorted(known) for language, known in vocabulary.items()}
 

@@ -16,6 +16,7 @@ from cslm.aligned import AlignedUtterances
 from cslm.mixture import Mixture, Variation
 from cslm.sequences import SequenceBuilder
 from cslm.tables import DIALOGUE, TRANSLATION
+from cslm.written import WrittenTasks
 
 PLAIN = Variation(
     answer_noise=0.0, unit_dropout=0.0, question_noise=0.0, splice=0.0, excerpt=0.0, listening=False
@@ -207,3 +208,14 @@ def test_every_speed_of_a_recording_is_heard_and_the_recording_is_spoken(
     assert all(units[4:] == [1, 2, 3, 4] for units in answers)
     assert read == [[1, 2, 3, 4]] * 8
     assert set(heard) == {(1, 2, 3, 4), (5, 6, 7, 8), (9, 9, 9, 9)}
+
+
+def test_written_questions_of_every_language_are_used_however_many_come_first(
+    tiny: tuple[LlamaForCausalLM, PreTrainedTokenizerFast], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cslm.written.KEPT", 2)
+    rows = [dialogue(str(n), "en", "en", "", "") for n in range(5)] + [dialogue("last", "zh", "zh", "", "")]
+    pq.write_table(pa.Table.from_pylist(rows, DIALOGUE), tmp_path / "dialogues.parquet")
+    written = WrittenTasks(SequenceBuilder(tiny[1]), tmp_path, noise=0.15, seed=1)
+    assert count(written.instructions(1.0)) == {"text.en": 5, "text.zh": 1}
+    assert count(written.repetitions(1.0)) == {"repeat.en": 5, "repeat.zh": 1}
