@@ -55,6 +55,13 @@ def read(root: Path, defaults: Defaults) -> Iterator[Found | Refused]:
 
 def _check_files(root: Path) -> None:
     """Refuse a dataset that names data outside of its folder: `datasets` would open it."""
+    listing = root / "dataset_dict.json"
+    if listing.exists():
+        try:
+            for split in json.loads(listing.read_text("utf-8"))["splits"]:
+                inside(root, f"{split}/state.json")
+        except (ValueError, KeyError, TypeError) as error:
+            raise BadCorpus(f"{listing}: a split that it names cannot be used: {error}") from error
     for state in sorted(root.rglob("state.json")):
         try:
             inside(root, state.relative_to(root).as_posix())

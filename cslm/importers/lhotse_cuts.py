@@ -71,12 +71,20 @@ def _cut(root: Path, place: str, line: bytes, split: str, defaults: Defaults) ->
     return _utterance(root, place, cut, split, defaults)
 
 
+def _kind(transform: object) -> str:
+    """What a transform of a recording is called, as an object or as it stands in the manifest."""
+    return str(transform.get("name")) if isinstance(transform, dict) else type(transform).__name__
+
+
 def _utterance(root: Path, place: str, cut: Cut, split: str, defaults: Defaults) -> Found | Refused:
     from lhotse.cut import MonoCut
 
     name = str(cut.id).replace("/", "_")
     if not isinstance(cut, MonoCut) or cut.recording is None:
         return Refused(name, place, f"a {type(cut).__name__} with no single recording; cut it first")
+    if cut.recording.transforms:
+        kinds = ", ".join(sorted({_kind(transform) for transform in cut.recording.transforms}))
+        return Refused(name, place, f"its recording is to be changed ({kinds}) when it is read; save the audio")
     channel = int(cut.channel)
     sources = [source for source in cut.recording.sources if channel in source.channels]
     if len(sources) != 1 or sources[0].type != "file":

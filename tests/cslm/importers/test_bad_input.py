@@ -101,6 +101,19 @@ def test_a_saved_dataset_opens_no_file_elsewhere(name: str, corpus: Path, tmp_pa
         list(IMPORTERS["huggingface"](saved, Defaults("en")))
 
 
+@pytest.mark.parametrize("name", ["../elsewhere", "link"])
+def test_a_saved_dataset_has_no_split_elsewhere(name: str, corpus: Path) -> None:
+    import datasets
+
+    part = datasets.Dataset(pa.table({"text": ["x"]}))
+    datasets.DatasetDict({"train": part}).save_to_disk(str(corpus / "saved"))
+    part.save_to_disk(str(corpus / "elsewhere"))
+    (corpus / "saved" / "link").symlink_to(corpus / "elsewhere")
+    (corpus / "saved" / "dataset_dict.json").write_text(json.dumps({"splits": [name]}))
+    with pytest.raises(BadCorpus, match=r"a split that it names cannot be used: .*refused"):
+        list(IMPORTERS["huggingface"](corpus / "saved", Defaults("en")))
+
+
 def test_nan_and_infinite_samples(corpus: Path) -> None:
     samples = np.zeros(1600)
     for name, value in (("nan", np.nan), ("inf", np.inf)):
@@ -180,6 +193,15 @@ def test_a_recording_that_a_command_would_make_is_refused_and_not_run(corpus: Pa
     assert [type(item) for item in found] == [Refused, Refused]
     assert "only files are read" in refusal(found[0])
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_recording_that_is_to_be_changed_when_it_is_read_is_refused(corpus: Path, good: Path) -> None:
+    from lhotse import CutSet, Recording
+
+    recording = Recording.from_file(good, recording_id="r").perturb_speed(1.1)
+    CutSet.from_cuts([recording.to_cut()]).to_file(corpus / "a_cuts.jsonl")
+    (found,) = IMPORTERS["lhotse"](corpus, Defaults("en"))
+    assert "to be changed (Speed) when it is read" in refusal(found)
 
 
 def test_a_broken_line_of_a_manifest_costs_one_cut(corpus: Path, good: Path) -> None:
