@@ -2,7 +2,7 @@
 
 A model that hears few recordings learns them by heart: it takes a few units for the whole sentence. Words that
 change places between sentences of one voice, text and units together, leave it no choice but to listen; and an
-excerpt of a few words shows which units make which letters.
+excerpt of a few words shows which units make which letters. Utterances of unknown speakers stay as they are.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from collections.abc import Sequence as SequenceOf
 
 from cslm.aligned import AlignedUtterance, Word
+from cslm.importers.found import UNKNOWN_SPEAKER
 from cslm.noise import openings
 
 BANK = 200_000
@@ -34,6 +35,8 @@ class WordBank:
         self._openings: dict[tuple[tuple[str, float], str], list[tuple[Word, ...]]] = defaultdict(list)
         number = 0
         for utterance in utterances:
+            if utterance.speaker == UNKNOWN_SPEAKER:
+                continue  # these are many voices
             begun = self._openings[utterance.voice, utterance.language]
             if len(begun) < OPENINGS:
                 begun += openings([utterance.words])
@@ -62,7 +65,7 @@ class WordBank:
 
     def opening(self, utterance: AlignedUtterance) -> tuple[Word, ...]:
         """How another sentence of the same voice begins."""
-        return self._rng.choice(self._openings[utterance.voice, utterance.language] or [()])
+        return self._rng.choice(self._openings.get((utterance.voice, utterance.language)) or [()])
 
     def _draw(self, utterance: AlignedUtterance, word: Word, same: bool, share: float) -> Word:
         place = _place(utterance, word)

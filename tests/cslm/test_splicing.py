@@ -34,6 +34,15 @@ def test_a_word_gives_way_to_one_that_fits_in_the_same_voice() -> None:
     assert bank.splice(asked, 0.0) == asked.words
 
 
+def test_utterances_of_unknown_speakers_are_not_taken_for_one_voice() -> None:
+    asked, other = (
+        utterance("Where is Rome now?", "unknown", 10),
+        utterance("Here was Paris then?", "unknown", 20),
+    )
+    bank = WordBank([asked, other], seed=1)
+    assert all(bank.splice(asked, 1.0) == asked.words and bank.opening(asked) == () for _ in range(50))
+
+
 def test_the_same_word_may_come_from_another_recording_of_the_voice() -> None:
     ann, again, bob = (utterance("is Rome far", *voice) for voice in (("ann", 10), ("ann", 20), ("bob", 30)))
     bank = WordBank([ann, again, bob], seed=1)
