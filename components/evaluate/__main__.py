@@ -138,6 +138,9 @@ def _latency(evaluator: Evaluator, items: HeldOut, settings: Settings, pace: flo
 def _read(split: str, settings: Settings) -> HeldOut:
     """The items of a split, each kind and language (pair) cut to `evaluate.limit`."""
     items = read_held_out(ALIGNED, ACCEPTED, split, settings.languages)
+    silent = sum(bool(d.question_speech) and not d.question_units for d in items.dialogues)
+    if silent:
+        print(f"note: {split}: {silent} questions are not asked, as their speech is not there", flush=True)
     limit, seed = settings.evaluate.limit, settings.seed
     utterances = grouped(items.utterances, lambda item: item.language)
     dialogues = grouped(items.dialogues, lambda item: (*item.pair, bool(item.question_units)))
