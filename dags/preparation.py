@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import json
+import os
 import re
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -45,6 +48,8 @@ def prepare(
         known = graph.addresses(stages, params)
         _check_force(force, stages, known)
         _check_data(commit_id, params)
+        if not ref:
+            _check_unchanged(commit_id, params)
         snapshot.branch(project, f"runs/{name}", commit_id)
     except (snapshot.SnapshotFailed, parameters.BadParameters, graph.BadGraph) as error:
         raise run.RunFailed(f"prepare: {error}") from error
@@ -105,19 +110,56 @@ def _check_force(force: list[str], stages: dict[str, graph.Stage], known: list[s
 
 def _check_data(commit_id: str, params: dict[str, Any]) -> None:
     """Corpora and checkpoints must be where a workspace finds them: in DVC or git, or at an absolute path."""
-    paths = {f"corpora.{key}.path": corpus["path"] for key, corpus in params.get("corpora", {}).items()}
-    paths |= {
-        f"{section}.checkpoint": values["checkpoint"]
-        for section, values in params.items()
-        if isinstance(values, dict) and values.get("checkpoint")
-    }
-    for key, path in paths.items():
+    for key, path in _data(params).items():
         if not _found(commit_id, Path(path)):
             raise run.RunFailed(
                 f"prepare: params.yaml: {key} = {path!r}: nothing of that name in DVC, git or on disk. Put it "
                 f"into this folder and under version control (.venv/orchestrator/bin/dvc add {path}), or give "
                 "an absolute path"
             )
+
+
+def _check_unchanged(commit_id: str, params: dict[str, Any]) -> None:
+    """What DVC tracks must be as `dvc add` last saw it: a run takes it from there, not from here."""
+    paths = {path for path in map(Path, _data(params).values()) if not path.is_absolute()}
+    pointers = {f"{part}.dvc" for path in paths for part in (path, *path.parents) if part.name}
+    tracked = sorted(name for name in pointers if snapshot.tracked(places.PROJECT, commit_id, name))
+    if not tracked:
+        return
+    result = subprocess.run(
+        [sys.executable, "-m", "dvc", "status", "--json", *tracked],
+        cwd=places.PROJECT,
+        env={**os.environ, **places.dvc_environment()},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if result.returncode:
+        raise run.RunFailed(f"prepare: dvc status {' '.join(tracked)}: {result.stderr.strip()}")
+    for pointer, changes in json.loads(result.stdout or "{}").items():
+        outs = {
+            out: state
+            for change in changes
+            if isinstance(change, dict)
+            for out, state in change.get("changed outs", {}).items()
+        }
+        if "modified" in outs.values():
+            path = pointer.removesuffix(".dvc")
+            raise run.RunFailed(
+                f"prepare: {path} has changed since it was given to DVC, and a run would not see that. Keep "
+                f"the change (.venv/orchestrator/bin/dvc add {path}) or drop it (.venv/orchestrator/bin/dvc "
+                f"checkout {path})"
+            )
+
+
+def _data(params: dict[str, Any]) -> dict[str, str]:
+    """Keys of params.yaml that name data, and what they name."""
+    paths = {f"corpora.{key}.path": corpus["path"] for key, corpus in params.get("corpora", {}).items()}
+    return paths | {
+        f"{section}.checkpoint": values["checkpoint"]
+        for section, values in params.items()
+        if isinstance(values, dict) and values.get("checkpoint")
+    }
 
 
 def _found(commit_id: str, path: Path) -> bool:

@@ -111,10 +111,25 @@ def clone(project: Path, commit_id: str, target: Path) -> None:
     """A work tree of the commit at `target`, sharing the project's objects and without the embedded store."""
     shutil.rmtree(target, ignore_errors=True)
     target.parent.mkdir(parents=True, exist_ok=True)
-    git(project, "clone", "--quiet", "--shared", "--no-checkout", "--template=", str(project), str(target))
+    git(project, "init", "--quiet", "--template=", str(target))
+    _share_objects(project, target)
     git(target, "config", "advice.detachedHead", "false")
     git(target, "sparse-checkout", "set", "--no-cone", "/*", "!/store/")
     git(target, "checkout", "--quiet", "--detach", commit_id)
+
+
+def _share_objects(project: Path, target: Path) -> None:
+    """Let `target` read the project's objects, those of no branch and those of a shallow clone among them.
+
+    `git clone --shared` refuses a shallow source.
+    """
+    mine = Path(git(project, "rev-parse", "--absolute-git-dir"))
+    common = (mine / git(project, "rev-parse", "--git-common-dir")).resolve()
+    alternates = target / ".git" / "objects" / "info" / "alternates"
+    alternates.parent.mkdir(parents=True, exist_ok=True)
+    alternates.write_text(f"{common / 'objects'}\n", "utf-8")
+    if (common / "shallow").exists():
+        shutil.copy2(common / "shallow", target / ".git" / "shallow")
 
 
 def tracked(project: Path, commit_id: str, path: str) -> bool:

@@ -76,8 +76,15 @@ hook() {
 
 # data: what data/*.dvc, models/*.dvc and docs/*.dvc name, out of store/.
 data() {
-  local pointers=() pointer out missing=0
-  mapfile -t pointers < <(find data models docs -maxdepth 1 -name '*.dvc' 2>/dev/null | sort)
+  local pointers=() pointer out missing=0 stored
+  while read -r pointer; do
+    stored=$(sed -n 's/^.*md5: //p' "$pointer" | head -n 1)
+    if [[ ! -d store || -e store/files/md5/${stored:0:2}/${stored:2} ]]; then
+      pointers+=("$pointer")
+    elif [[ ! -e ${pointer%.dvc} ]]; then
+      say "setup: ${pointer%.dvc} is not in the embedded store: dvc pull -r YOUR_REMOTE $pointer brings it"
+    fi
+  done < <(find data models docs -maxdepth 1 -name '*.dvc' 2>/dev/null | sort)
   if ! ((${#pointers[@]})); then
     say "setup: no data/*.dvc or models/*.dvc in this checkout: it carries no sample corpus, bring your own (README)"
     return

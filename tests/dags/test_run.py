@@ -71,6 +71,19 @@ def test_changed_parameter_reruns_only_what_depends_on_it(project: Path) -> None
     toy.run(project, "git", "checkout", "--quiet", "params.yaml")
 
 
+def test_data_that_changed_since_dvc_got_it_is_not_passed_over(project: Path) -> None:
+    number = project / "data" / "in" / "number"
+    before = number.read_text()
+    number.unlink()
+    number.write_text("22")
+    process = toy.pipeline(project, "stale")
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "data/in has changed since it was given to DVC" in told and "dvc add data/in" in told
+    assert toy.calls(project) == []
+    number.write_text(before)
+
+
 def test_profile_and_override_change_the_parameters_of_the_run_alone(project: Path) -> None:
     states = toy.states(toy.pipeline(project, "triple", profile="triple", overrides={"final.plus": 10}))
     assert (states["ingest@one"], states["double"], states["final"]) == ("cached", "ran", "ran")

@@ -109,3 +109,16 @@ def test_clone_has_the_commit_without_the_store(repository: Path, tmp_path: Path
     assert (tmp_path / "clone" / "staged").exists()
     assert not (tmp_path / "clone" / "store").exists()
     assert _git(tmp_path / "clone", "rev-parse", "HEAD") == made
+
+
+def test_a_shallow_clone_can_run_what_it_holds_uncommitted(repository: Path, tmp_path: Path) -> None:
+    _git(
+        repository, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "--allow-empty", "-q", "-m", "second"
+    )
+    shallow = tmp_path / "shallow"
+    _git(repository, "clone", "--quiet", "--depth", "1", f"file://{repository}", str(shallow))
+    (shallow / "edited").write_text("new\n")
+    made = snapshot.commit(shallow, "", {}, "run")
+    snapshot.clone(shallow, made, tmp_path / "work")
+    assert (tmp_path / "work" / "edited").read_text() == "new\n"
+    assert _git(tmp_path / "work", "status", "--porcelain") == ""

@@ -111,29 +111,40 @@ def interruptible() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
-@pytest.mark.usefixtures("interruptible")
-def test_interrupt_ends_the_stage_too(project: Path) -> None:
+def hanging_demo(project: Path, run: str, plus: int) -> subprocess.Popen[str]:
+    """A demo whose last stage has begun and does not end by itself."""
+    pid = project / "var" / "pid"
+    pid.unlink(missing_ok=True)
     process = subprocess.Popen(
         [sys.executable, "-m", "infra.demo"],
         cwd=project,
-        env=toy.environment(project) | {"RUN": "stopped", "SET": "final.mode=hang final.plus=9"},
+        env=toy.environment(project) | {"RUN": run, "SET": f"final.mode=hang final.plus={plus}"},
         stdout=subprocess.PIPE,
         text=True,
     )
-    pid = project / "var" / "pid"
     deadline = time.monotonic() + 150
     while not pid.exists() or not pid.read_text():
         assert process.poll() is None, "the demo has ended before its stage began"
         assert time.monotonic() < deadline, "the stage has not begun"
         time.sleep(0.1)
+    return process
+
+
+def wait_for_the_end_of_its_stage(project: Path) -> None:
+    deadline = time.monotonic() + 20
+    while Path(f"/proc/{(project / 'var' / 'pid').read_text()}").exists():
+        assert time.monotonic() < deadline, "the stage's process outlived the demo"
+        time.sleep(0.2)
+
+
+@pytest.mark.usefixtures("interruptible")
+def test_interrupt_ends_the_stage_too(project: Path) -> None:
+    process = hanging_demo(project, "stopped", plus=9)
     process.send_signal(signal.SIGINT)
     told, _ = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "interrupted" in told
-    deadline = time.monotonic() + 20
-    while Path(f"/proc/{pid.read_text()}").exists():
-        assert time.monotonic() < deadline, "the stage's process outlived the demo"
-        time.sleep(0.2)
+    wait_for_the_end_of_its_stage(project)
     with sqlite3.connect(project / "var" / "mlflow.db") as store:
         assert store.execute("SELECT status FROM runs WHERE name = 'stopped'").fetchall() == [("KILLED",)]
     assert toy.demo(project, RUN="next").returncode == 0
@@ -141,6 +152,14 @@ def test_interrupt_ends_the_stage_too(project: Path) -> None:
         states = dict(airflow.execute("SELECT json_extract(conf, '$.name'), state FROM dag_run"))
         waiting = airflow.execute("SELECT count(*) FROM task_instance WHERE state IN ('running', 'scheduled')")
         assert (states["stopped"], states["next"], waiting.fetchone()) == ("failed", "success", (0,))
+
+
+def test_a_closed_terminal_ends_the_stage_and_so_does_a_killed_demo(project: Path) -> None:
+    for run, number in (("hung-up", signal.SIGHUP), ("killed", signal.SIGKILL)):
+        process = hanging_demo(project, run, plus=int(number))
+        process.send_signal(number)
+        process.communicate(timeout=60)
+        wait_for_the_end_of_its_stage(project)
 
 
 def test_two_demos_do_not_run_at_once(project: Path) -> None:
