@@ -184,6 +184,8 @@ class PretrainMixture(Mixture):
     tts: Annotated[float, Field(ge=0)] = 1.0
     mt: Annotated[float, Field(ge=0)] = 0.5
     text: Annotated[float, Field(ge=0)] = 0.5
+    repeat: Annotated[float, Field(ge=0)] = 0.0
+    """Words in random order, to be written again, as many as `text` has: to copy is easily forgotten."""
 
 
 class FinetuneMixture(Mixture):
@@ -194,7 +196,8 @@ class FinetuneMixture(Mixture):
     mt: Annotated[float, Field(ge=0)] = 0.0
     asr: Annotated[float, Field(ge=0)] = 0.0
     tts: Annotated[float, Field(ge=0)] = 0.0
-    """Replay of phase 1, as `mt` and `asr` are: without it they are forgotten (benchmarks/log.md)."""
+    repeat: Annotated[float, Field(ge=0)] = 0.0
+    """Replay of phase 1, as `mt`, `asr` and `tts` are: without it they are forgotten (benchmarks/log.md)."""
 
 
 class Compose(Section):
@@ -203,6 +206,10 @@ class Compose(Section):
     answer_noise: Fraction = 0.0
     """Share of the units of an answer's speech that the model sees as other ones, and of the stretches that are
     another answer's (without loss), anew in each pass: text has to stay right behind poor speech of its own."""
+    misheard: Fraction = 0.0
+    """Share of the dialogues in which another question is heard than the one that is then written and answered
+    (without loss on its text): the answer has to follow the text. Above 0, questions that nobody spoke are
+    used in this way too."""
     unit_dropout: Fraction = 0.0
     """Share of the units in the user's speech that is left out at random, anew in each pass over an item."""
     question_noise: Annotated[float, Field(ge=0, le=0.5)] = 0.0

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
@@ -15,14 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from cslm.aligned import AlignedUtterance, AlignedUtterances, Word
+from cslm.chunks import words as words_of
 from cslm.noise import disturb
 from cslm.sequences import Chain, Sequence, SequenceBuilder
 from cslm.splicing import WordBank
 from cslm.tables import read_table
 from cslm.written import TRAIN, WrittenTasks, passes
 
-STRETCHES = 1000
-"""Stretches of speech that another answer's may be replaced by: the last ones."""
+REMEMBERED = 1000
+"""Stretches of speech, and questions, that another may be replaced by: the last ones."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Variation:
     """How passes over the same speech differ; the names are those of params.yaml."""
 
     answer_noise: float
+    misheard: float
     unit_dropout: float
     question_noise: float
     splice: float
@@ -53,45 +55,66 @@ class Mixture:
         self._accepted = accepted
         self._variation = variation
         self._bank = WordBank((each for versions in speech.of_split(TRAIN) for each in versions), seed)
-        self._stretches: deque[list[int]] = deque(maxlen=STRETCHES)
+        self._stretches: deque[list[int]] = deque(maxlen=REMEMBERED)
+        self._asked: dict[str, deque[list[int]]] = defaultdict(lambda: deque(maxlen=REMEMBERED))
         self._written = WrittenTasks(builder, accepted, variation.question_noise, seed)
         self._rng = random.Random(seed)
         self.skipped: Counter[str] = Counter()
 
     def pretrain(self, weights: Mapping[str, float]) -> Iterator[Sequence]:
-        """Phase 1: `asr`, `tts`, `mt` and `text`."""
+        """Phase 1: `asr`, `tts`, `mt`, `text` and `repeat`."""
         yield from self._replay(weights)
 
     def finetune(self, weights: Mapping[str, float]) -> Iterator[Sequence]:
         """Phase 2: `interleaved` and `cross_lingual` dialogue, `full_chain`, and phase 1 again."""
         for row in self._rows("dialogues"):
             if not row["question_speech"] or not row["answer_speech"]:
+                if row["question_language"] != row["answer_language"]:
+                    self.skipped["written_dialogue_across_languages"] += 1
                 continue  # written: `text` below
             questions = self._speech.versions(row["question_speech"])
             answer = self._speech.get(row["answer_speech"])
-            if not questions or answer is None:
+            if answer is None or not (questions or self._may_mishear(row["question_language"])):
                 self.skipped["dialogue_without_speech"] += 1
                 continue
             kind = "interleaved" if row["question_language"] == row["answer_language"] else "cross_lingual"
             for _ in range(passes(weights[kind], self._rng)):
-                yield self._dialogue(questions, answer, "interleaved").of(row["id"])
+                yield self._dialogue(row, questions, answer, "interleaved").of(row["id"])
             for _ in range(passes(weights["full_chain"], self._rng)):
-                yield self._dialogue(questions, answer, "full").of(row["id"])
+                yield self._dialogue(row, questions, answer, "full").of(row["id"])
         yield from self._replay(weights)
 
     def _dialogue(
-        self, questions: SequenceOf[AlignedUtterance], answer: AlignedUtterance, chain: Chain
+        self,
+        row: Mapping[str, Any],
+        questions: SequenceOf[AlignedUtterance],
+        answer: AlignedUtterance,
+        chain: Chain,
     ) -> Sequence:
         """A question of which no two passes sound alike, and its answer."""
-        question = self._rng.choice(questions)
-        words = self._bank.respeak(question, self._variation.splice)
-        opening = self._bank.opening(question)
-        disturbed = disturb(words, opening, self._variation.question_noise, self._rng)
-        words = disturbed if any(word.units for word in disturbed) else words
-        text, units, spoken = self._heard(words)
-        languages = question.language, answer.language
-        sequence = self._builder.dialogue(units, text, answer.chunks, *languages, chain, spoken)
+        languages = row["question_language"], answer.language
+        asked, mishears = self._asked[languages[0]], self._may_mishear(languages[0])
+        if mishears and (not questions or self._rng.random() < self._variation.misheard):
+            said = words_of(row["question"])
+            text = "".join(disturb(said, (), self._variation.question_noise, self._rng)).rstrip()
+            units = self._rng.choice(asked)
+            sequence = self._builder.misheard(
+                self._builder.dialogue(units, text, answer.chunks, *languages, chain)
+            )
+        else:
+            question = self._rng.choice(questions)
+            words = self._bank.respeak(question, self._variation.splice)
+            opening = self._bank.opening(question)
+            disturbed = disturb(words, opening, self._variation.question_noise, self._rng)
+            words = disturbed if any(word.units for word in disturbed) else words
+            text, units, spoken = self._heard(words)
+            asked.append(units)
+            sequence = self._builder.dialogue(units, text, answer.chunks, *languages, chain, spoken)
         return self._builder.misspoken(sequence, self._variation.answer_noise, self._stretches, self._rng)
+
+    def _may_mishear(self, language: str) -> bool:
+        """Is there another question that could be heard?"""
+        return bool(self._variation.misheard and self._asked[language])
 
     def _replay(self, weights: Mapping[str, float]) -> Iterator[Sequence]:
         """The tasks of phase 1."""
@@ -100,6 +123,7 @@ class Mixture:
             self._tts(weights["tts"]),
             self._written.translations(weights["mt"]),
             self._written.instructions(weights["text"]),
+            self._written.repetitions(weights["repeat"]),
         ):
             yield self._builder.reading(sequence) if self._variation.listening else sequence
 

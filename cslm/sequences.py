@@ -284,6 +284,12 @@ class SequenceBuilder(ChatBuilder):
         words = range(len(before), reply - len(after))
         return dataclasses.replace(sequence, understood={place: sequence.input_ids[place] for place in words})
 
+    def misheard(self, sequence: Sequence) -> Sequence:
+        """The same dialogue without loss on the question's text: the speech before it says something else."""
+        first, last = (sequence.input_ids.index(marker) for marker in (self.question_id, self.answer_id))
+        labels = [IGNORE if first < place < last else label for place, label in enumerate(sequence.labels)]
+        return dataclasses.replace(sequence, labels=labels)
+
     def misspoken(
         self, sequence: Sequence, share: float, others: deque[list[int]], rng: random.Random
     ) -> Sequence:

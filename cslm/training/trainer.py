@@ -24,13 +24,17 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from cslm.optimizer import MuonAdamW
 from cslm.packing import LISTENING, PackedRows
-from cslm.precision import half_precision
 from cslm.sequences import IGNORE
 from cslm.training.callbacks import Checkpoints, Progress
 from cslm.training.processor import kernels_for_processor
 
 WHOLE = "whole"
 """A file that marks a checkpoint as completely written."""
+LISTENING_SCALE = 12.0
+"""Cosines times this are logits (NormFace, arXiv 1704.06369): below 1, no cosine could be sure of anything."""
+ALIKE = 0.8
+"""The state of a word that is read is asked no more once its cosine to its own embedding is this high: the rest
+of it is room for the words before, without which questions are not answered (benchmarks/log.md)."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +125,8 @@ def train(
             args=arguments,
             train_dataset=rows,
             callbacks=[Progress(on_log, batch * rows.manifest.length), Checkpoints(config.checkpoint_minutes)],
-            token_weights=token_weights(model.config.vocab_size, speech_tokens, config.speech_loss),
+            speech=speech_mask(model.config.vocab_size, speech_tokens),
+            speech_loss=config.speech_loss,
             muon=config.optimizer == "muon",
         )
         trainer.train(resume_from_checkpoint=last_whole_checkpoint(checkpoints))
@@ -129,11 +134,11 @@ def train(
     return Trained(steps, batch * rows.manifest.length, log)
 
 
-def token_weights(vocabulary: int, speech_tokens: Sequence[int], speech_loss: float) -> Tensor:
-    """Weight of each token in the loss (vocabulary,): `speech_loss` for speech, 1 for everything else."""
-    weights = torch.ones(vocabulary)
-    weights[list(speech_tokens)] = speech_loss
-    return weights
+def speech_mask(vocabulary: int, speech_tokens: Sequence[int]) -> Tensor:
+    """Which tokens are speech (vocabulary,)."""
+    mask = torch.zeros(vocabulary, dtype=torch.bool)
+    mask[list(speech_tokens)] = True
+    return mask
 
 
 def deepspeed_config(zero_stage: int) -> dict[str, Any]:
@@ -161,9 +166,10 @@ def last_whole_checkpoint(folder: Path) -> str | None:
 class PackedTrainer(Trainer):
     """A Trainer that weighs the loss of each token, and logs the (unweighted) loss of each task."""
 
-    def __init__(self, token_weights: Tensor, muon: bool, **options: Any) -> None:
+    def __init__(self, speech: Tensor, speech_loss: float, muon: bool, **options: Any) -> None:
         super().__init__(**options)
-        self._weights, self._muon = token_weights, muon
+        self._speech, self._muon = speech, muon
+        self._weights = torch.where(speech, speech_loss, 1.0)
         assert isinstance(self.train_dataset, PackedRows)
         self._tasks = self.train_dataset.manifest.tasks
         self._sums = torch.zeros(len(self._tasks), 2)
@@ -190,7 +196,8 @@ class PackedTrainer(Trainer):
 
         Rows are laid end to end, as positions tell where documents begin, and only labelled tokens get logits.
         What the user's units and words mean is read from the middle of the network, not from its end: the
-        layers behind can then look it up when they write.
+        layers behind can then look it up when they write. It is read by cosine to the words' embeddings, which
+        do not move for it: so speech and text that say the same lie together (`LISTENING_SCALE`, `ALIKE`).
         """
         tokens = inputs["input_ids"].flatten()  # (T,)
         targets = inputs["labels"].flatten().roll(-1)  # a row's first token has no label
@@ -204,19 +211,23 @@ class PackedTrainer(Trainer):
             output_hidden_states=bool(len(heard)),
             logits_to_keep=written,
         )
-        logits = outputs.logits[0]  # (len(written), V)
-        if len(heard):
-            network = self.accelerator.unwrap_model(model)
-            states = outputs.hidden_states[len(outputs.hidden_states) // 2][0, heard]
-            with half_precision():
-                logits = torch.cat([logits, network.lm_head(network.model.norm(states)).to(logits.dtype)])
+        logits = outputs.logits[0].float()  # (len(written), V)
         targets = torch.cat([targets[written], understood[heard]])
+        weights = self._weights.to(targets.device)[targets]
+        asked = torch.ones_like(weights)
+        if len(heard):
+            words = self.accelerator.unwrap_model(model).lm_head.weight.detach()
+            states = outputs.hidden_states[len(outputs.hidden_states) // 2][0, heard]
+            cosines = F.normalize(states.float(), dim=-1) @ F.normalize(words.float(), dim=-1).T
+            logits = torch.cat([logits, LISTENING_SCALE * cosines])
+            own = cosines.detach().gather(1, understood[heard, None])[:, 0]
+            read = ~self._speech.to(tokens.device)[tokens[heard]]
+            asked[len(written) :][read & (own > ALIKE)] = 0
         tasks = torch.cat([tasks.roll(-1)[written.cpu()], self._listening[tasks[heard.cpu()]]])
-        losses = F.cross_entropy(logits.float(), targets, reduction="none")
+        losses = F.cross_entropy(logits, targets, reduction="none")
         self._sums[:, 0].index_add_(0, tasks, losses.detach().cpu())
         self._sums[:, 1].index_add_(0, tasks, torch.ones(len(tasks)))
-        weights = self._weights.to(targets.device)[targets]
-        loss = (losses * weights).sum() / weights.sum().clamp_min(1e-9)
+        loss = (losses * weights * asked).sum() / weights.sum().clamp_min(1e-9)
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], *args: Any, **options: Any) -> None:

@@ -19,9 +19,16 @@ from cslm.tables import DIALOGUE, TRANSLATION
 from cslm.written import WrittenTasks
 
 PLAIN = Variation(
-    answer_noise=0.0, unit_dropout=0.0, question_noise=0.0, splice=0.0, excerpt=0.0, listening=False
+    answer_noise=0.0,
+    misheard=0.0,
+    unit_dropout=0.0,
+    question_noise=0.0,
+    splice=0.0,
+    excerpt=0.0,
+    listening=False,
 )
-PHASE_1 = {"asr": 1.0, "tts": 1.0, "mt": 1.0, "text": 1.0}
+PHASE_1 = {"asr": 1.0, "tts": 1.0, "mt": 1.0, "text": 1.0, "repeat": 1.0}
+NOTHING = dict.fromkeys(PHASE_1, 0.0)
 PHASE_2 = {
     "interleaved": 1.0,
     "cross_lingual": 1.0,
@@ -30,6 +37,7 @@ PHASE_2 = {
     "mt": 1.0,
     "asr": 0.0,
     "tts": 0.0,
+    "repeat": 0.0,
 }
 
 
@@ -99,6 +107,7 @@ def test_phase_1_takes_every_training_item_once(mixture: Mixture) -> None:
         "tts.zh": 1,
         "mt.zh": 1,
         "text.en": 3,
+        "repeat.en": 3,
     }
 
 
@@ -115,10 +124,9 @@ def test_phase_2_takes_spoken_dialogues_and_counts_those_without_speech(mixture:
 
 
 def test_a_weight_is_a_number_of_passes(mixture: Mixture) -> None:
-    only = dict.fromkeys(PHASE_1, 0.0)
-    assert count(mixture.pretrain(only)) == {}
-    assert count(mixture.pretrain({**only, "asr": 3.0})) == {"asr.en": 6, "asr.zh": 3}
-    half = [sum(count(mixture.pretrain({**only, "tts": 0.5})).values()) for _ in range(200)]
+    assert count(mixture.pretrain(NOTHING)) == {}
+    assert count(mixture.pretrain({**NOTHING, "asr": 3.0})) == {"asr.en": 6, "asr.zh": 3}
+    half = [sum(count(mixture.pretrain({**NOTHING, "tts": 0.5})).values()) for _ in range(200)]
     assert sum(half) / 200 == pytest.approx(1.5, abs=0.25)
 
 
@@ -127,7 +135,7 @@ def test_dropout_thins_what_is_heard_and_never_what_is_spoken(
     mixture: Mixture, tiny: tuple[LlamaForCausalLM, PreTrainedTokenizerFast]
 ) -> None:
     units = SequenceBuilder(tiny[1]).parse_units
-    passes = list(mixture.pretrain({"asr": 400.0, "tts": 50.0, "mt": 0.0, "text": 0.0}))
+    passes = list(mixture.pretrain({**NOTHING, "asr": 400.0, "tts": 50.0}))
     heard = [units(sequence.input_ids) for sequence in passes if sequence.task == "asr"]
     assert sum(map(len, heard)) / len(heard) == pytest.approx(3.0, abs=0.1)
     assert all(row and row == sorted(row) for row in heard)
@@ -141,7 +149,7 @@ def test_spliced_words_and_excerpts_keep_text_and_units_together(
     builder = SequenceBuilder(tiny[1])
     spoken = {"text": [1], "of": [2], "q": [3, 4], "a": [3, 4], "b": [3, 4]}
     heard: set[str] = set()
-    for sequence in mixture.pretrain({"asr": 200.0, "tts": 0.0, "mt": 0.0, "text": 0.0}):
+    for sequence in mixture.pretrain({**NOTHING, "asr": 200.0}):
         text = builder.parse_text([token for token in sequence.labels if token >= 0])
         expected = [unit for word in text.split() for unit in spoken[word]]
         assert builder.parse_units(sequence.input_ids) == expected, text
@@ -180,6 +188,44 @@ def test_what_is_heard_and_what_is_read_is_to_be_understood(
             assert text.replace(" ", "").startswith("t"), text
         else:
             assert text and text in builder.decode(sequence.input_ids), sequence.task
+
+
+def test_a_misheard_question_is_answered_by_its_text(
+    tiny: tuple[LlamaForCausalLM, PreTrainedTokenizerFast], tmp_path: Path
+) -> None:
+    (tmp_path / "aligned").mkdir()
+    units = {"q": [1, 2, 3, 4], "r": [5, 6, 7, 8], "a": [9, 9, 9, 10], "b": [11, 11, 11, 12]}
+    speech = [utterance(name, "en") | {"units": said} for name, said in units.items()]
+    pq.write_table(pa.Table.from_pylist(speech), tmp_path / "aligned" / "shard-00000.parquet")
+    rows = [
+        dialogue("spoken", "en", "en", "q", "a"),
+        dialogue("too", "en", "en", "r", "a"),
+        dialogue("unspoken", "en", "en", "gone", "b"),
+    ]
+    pq.write_table(pa.Table.from_pylist(rows, DIALOGUE), tmp_path / "dialogues.parquet")
+    pq.write_table(pa.Table.from_pylist([], TRANSLATION), tmp_path / "translations.parquet")
+    builder = SequenceBuilder(tiny[1])
+    seen: Counter[str] = Counter()
+    with AlignedUtterances(tmp_path / "aligned", tmp_path / "index.db") as index:
+        mixture = Mixture(builder, index, tmp_path, dataclasses.replace(PLAIN, misheard=0.5), seed=1)
+        for sequence in mixture.finetune({**dict.fromkeys(PHASE_2, 0.0), "interleaved": 100.0}):
+            reply = sequence.input_ids[sequence.input_ids.index(builder.question_id) :]
+            said, learned = builder.parse_dialogue(reply), [token for token in sequence.labels if token >= 0]
+            heard = tuple(builder.parse_units(sequence.input_ids)[:4])
+            own = {"text of q": (1, 2, 3, 4), "text of r": (5, 6, 7, 8)}.get(said.question)
+            assert (said.text, said.units) == (
+                ("text of b", units["b"]) if "unspoken" in said.question else ("text of a", units["a"])
+            )
+            assert builder.parse_dialogue(learned).text == said.text, "the answer is learned"
+            question = builder.decode(learned[: learned.index(builder.answer_id)])
+            if own:
+                assert (heard, question) == (own, said.question)
+            else:
+                assert heard in ((1, 2, 3, 4), (5, 6, 7, 8)) and not question
+            seen["right" if own else said.question] += 1
+    assert seen["right"] == pytest.approx(100, abs=25)
+    assert seen["question unspoken"] == 100 and not mixture.skipped
+    assert seen["question spoken"] == pytest.approx(50, abs=20)
 
 
 def test_every_speed_of_a_recording_is_heard_and_the_recording_is_spoken(

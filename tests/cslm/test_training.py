@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.nn import functional
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from cslm.packing import PackedRows, pack
 from cslm.sequences import SequenceBuilder
 from cslm.training import TrainingConfig, train
-from cslm.training.trainer import last_whole_checkpoint
+from cslm.training.trainer import ALIKE, last_whole_checkpoint
 
 CONFIG = TrainingConfig(
     learning_rate=3e-3,
@@ -118,6 +119,24 @@ def test_what_a_unit_speaks_is_learned_in_the_middle_of_the_network(
     with torch.inference_mode():
         states = model(torch.tensor([sequences[0].input_ids]), output_hidden_states=True).hidden_states
         assert len(states) == 3, "two layers"
-        heard = model.lm_head(model.model.norm(states[1]))[0].argmax(-1)
+        heard = (states[1][0] @ functional.normalize(model.lm_head.weight, dim=-1).T).argmax(-1)
     said = [builder.decode([token]).strip() for token in heard[first + 1 : first + 9].tolist()]
     assert said == ["abcdefghijklmnop"[unit] for unit in runs[0]]
+
+
+def test_a_word_that_is_read_comes_near_its_embedding_and_keeps_room(
+    tiny: tuple[LlamaForCausalLM, PreTrainedTokenizerFast], tmp_path: Path
+) -> None:
+    builder = SequenceBuilder(tiny[1])
+    letters = "abcdefghijklmnop"
+    texts = [" ".join(letters[(7 * n + 3 * i * i) % 16] for i in range(8)) for n in range(80)]
+    sequences = [builder.reading(builder.text(text, "yes", "en")) for text in texts]
+    pack(iter(sequences), tmp_path / "rows", 128, builder.end_id, seed=1)
+    model = copy.deepcopy(tiny[0])
+    config = dataclasses.replace(CONFIG, learning_rate=1e-2, epochs=40.0, max_steps=300, checkpoint_minutes=9.0)
+    train(model, PackedRows(tmp_path / "rows"), config, tmp_path / "c", lambda step, numbers: None)
+    places, tokens = zip(*sequences[0].understood.items(), strict=True)
+    with torch.inference_mode():
+        states = model(torch.tensor([sequences[0].input_ids]), output_hidden_states=True).hidden_states[1]
+        near = functional.cosine_similarity(states[0, list(places)], model.lm_head.weight[list(tokens)], dim=-1)
+    assert near.mean().item() == pytest.approx(ALIKE, abs=0.12)
