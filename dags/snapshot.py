@@ -123,8 +123,7 @@ def _share_objects(project: Path, target: Path) -> None:
 
     `git clone --shared` refuses a shallow source.
     """
-    mine = Path(git(project, "rev-parse", "--absolute-git-dir"))
-    common = (mine / git(project, "rev-parse", "--git-common-dir")).resolve()
+    common = Path(git(project, "rev-parse", "--path-format=absolute", "--git-common-dir"))
     alternates = target / ".git" / "objects" / "info" / "alternates"
     alternates.parent.mkdir(parents=True, exist_ok=True)
     alternates.write_text(f"{common / 'objects'}\n", "utf-8")
