@@ -72,6 +72,9 @@ def test_changed_parameter_reruns_only_what_depends_on_it(project: Path) -> None
 
 
 def test_data_that_changed_since_dvc_got_it_is_not_passed_over(project: Path) -> None:
+    setup = "from dags.run import write_dvc_config; from dags.places import PROJECT; write_dvc_config(PROJECT)"
+    toy.run(project, sys.executable, "-c", setup)
+    toy.run(project, sys.executable, "-m", "dvc", "pull", "--quiet", "-r", "embedded", "data/in.dvc")
     number = project / "data" / "in" / "number"
     before = number.read_text()
     number.unlink()
