@@ -33,7 +33,7 @@ def main() -> int:
 def end_with_parent() -> None:
     """Have the kernel end this process when `make demo` is killed: nobody would stop the run, or lock it."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 if __name__ == "__main__":
