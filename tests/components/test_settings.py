@@ -63,7 +63,7 @@ def test_the_default_profile_is_sample() -> None:
         ),
         ({"pretrain": {"optimizer": "muon", "zero_stage": 2}}, ["pretrain", "zero_stage 0 only, not 2"]),
         (
-            {"compose": {"pretrain": dict.fromkeys(("asr", "tts", "mt", "text"), 0.0)}},
+            {"compose": {"pretrain": dict.fromkeys(("asr", "tts", "mt", "text", "repeat"), 0.0)}},
             ["compose.pretrain", "more than 0"],
         ),
         ({"compose": {"length": 8}}, ["compose.length", "8", "greater than or equal to 32"]),
