@@ -76,8 +76,9 @@ def _run(run: str, profile: str, conf: dict[str, Any]) -> int:
 
 def follow(run: str, conf: dict[str, Any], log: Path) -> int:
     """Start the DAG and draw its events until it ends; the exit code for make."""
-    for number in (signal.SIGTERM, signal.SIGHUP):  # the second when a terminal is closed
-        signal.signal(number, _interrupt)
+    signal.signal(signal.SIGTERM, _interrupt)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup has it: it outlives its terminal
+        signal.signal(signal.SIGHUP, _interrupt)
     command = [sys.executable, "-m", "dags.in_process", json.dumps(conf)]
     with log.open("w", encoding="utf-8") as file:
         child = subprocess.Popen(

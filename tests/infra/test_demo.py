@@ -10,7 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -111,12 +111,12 @@ def interruptible() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
-def hanging_demo(project: Path, run: str, plus: int) -> subprocess.Popen[str]:
-    """A demo whose last stage has begun and does not end by itself."""
+def hanging_demo(project: Path, run: str, plus: int, before: Sequence[str] = ()) -> subprocess.Popen[str]:
+    """A demo whose last stage has begun and does not end by itself; `plus` makes its result a new one."""
     pid = project / "var" / "pid"
     pid.unlink(missing_ok=True)
     process = subprocess.Popen(
-        [sys.executable, "-m", "infra.demo"],
+        [*before, sys.executable, "-m", "infra.demo"],
         cwd=project,
         env=toy.environment(project) | {"RUN": run, "SET": f"final.mode=hang final.plus={plus}"},
         stdout=subprocess.PIPE,
@@ -155,11 +155,22 @@ def test_interrupt_ends_the_stage_too(project: Path) -> None:
 
 
 def test_a_closed_terminal_ends_the_stage_and_so_does_a_killed_demo(project: Path) -> None:
-    for run, number in (("hung-up", signal.SIGHUP), ("killed", signal.SIGKILL)):
-        process = hanging_demo(project, run, plus=int(number))
+    for plus, (run, number) in enumerate([("hung-up", signal.SIGHUP), ("killed", signal.SIGKILL)], start=20):
+        process = hanging_demo(project, run, plus)
         process.send_signal(number)
         process.communicate(timeout=60)
         wait_for_the_end_of_its_stage(project)
+
+
+def test_a_demo_under_nohup_outlives_its_terminal(project: Path) -> None:
+    process = hanging_demo(project, "nohup", plus=30, before=("nohup",))
+    process.send_signal(signal.SIGHUP)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(3)
+    process.terminate()
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+    wait_for_the_end_of_its_stage(project)
 
 
 def test_two_demos_do_not_run_at_once(project: Path) -> None:
