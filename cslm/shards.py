@@ -14,6 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 ROWS_PER_GROUP = 128
+UNKNOWN_SPEAKER = "unknown"
+"""Speaker of an utterance whose corpus does not tell: many voices under one name."""
 
 UTTERANCE = pa.schema(
     [

@@ -14,8 +14,8 @@ from collections.abc import Iterable
 from collections.abc import Sequence as SequenceOf
 
 from cslm.aligned import AlignedUtterance, Word
-from cslm.importers.found import UNKNOWN_SPEAKER
 from cslm.noise import openings
+from cslm.shards import UNKNOWN_SPEAKER
 
 BANK = 200_000
 """Words kept at most, a random choice from all, so that memory stays flat as the corpus grows."""
@@ -36,7 +36,7 @@ class WordBank:
         number = 0
         for utterance in utterances:
             if utterance.speaker == UNKNOWN_SPEAKER:
-                continue  # these are many voices
+                continue
             begun = self._openings[utterance.voice, utterance.language]
             if len(begun) < OPENINGS:
                 begun += openings([utterance.words])

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cslm.importers.found import (
-    UNKNOWN_SPEAKER,
     BadCorpus,
     Defaults,
     Found,
@@ -18,6 +17,7 @@ from cslm.importers.found import (
 )
 from cslm.importers.manifest import read_named
 from cslm.importers.paths import BadPath, inside
+from cslm.shards import UNKNOWN_SPEAKER
 
 
 def read(root: Path, defaults: Defaults) -> Iterator[Found | Refused]:

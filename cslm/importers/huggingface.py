@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from cslm.importers.found import (
-    UNKNOWN_SPEAKER,
     BadCorpus,
     Defaults,
     Found,
@@ -21,6 +20,7 @@ from cslm.importers.found import (
     split_named,
 )
 from cslm.importers.paths import BadPath, inside
+from cslm.shards import UNKNOWN_SPEAKER
 
 TEXT = ("text", "sentence", "transcription", "transcript", "normalized_text")
 SPEAKER = ("speaker", "speaker_id", "client_id")

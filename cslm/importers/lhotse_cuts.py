@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cslm.importers.found import (
-    UNKNOWN_SPEAKER,
     BadCorpus,
     Defaults,
     Found,
@@ -26,6 +25,7 @@ from cslm.importers.found import (
     split_named,
 )
 from cslm.importers.paths import BadPath, inside
+from cslm.shards import UNKNOWN_SPEAKER
 
 if TYPE_CHECKING:
     from lhotse.cut import Cut

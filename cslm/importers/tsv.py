@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from cslm.importers.found import (
-    UNKNOWN_SPEAKER,
     BadCorpus,
     Defaults,
     Found,
@@ -21,6 +20,7 @@ from cslm.importers.found import (
 )
 from cslm.importers.manifest import fields, read_lines
 from cslm.importers.paths import BadPath, inside
+from cslm.shards import UNKNOWN_SPEAKER
 
 ALIASES = {"sentence": "text", "transcript": "text", "path": "file", "audio": "file", "locale": "language"}
 COLUMNS = ("id", "text", "speaker", "split", "language", "file")

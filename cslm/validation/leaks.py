@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from cslm.importers.found import UNKNOWN_SPEAKER
+from cslm.shards import UNKNOWN_SPEAKER
 
 Reason = tuple[int, str]
 
