@@ -92,25 +92,31 @@ class Mixture:
         chain: Chain,
     ) -> Sequence:
         """A question of which no two passes sound alike, and its answer."""
-        languages = row["question_language"], answer.language
-        asked, mishears = self._asked[languages[0]], self._may_mishear(languages[0])
-        if mishears and (not questions or self._rng.random() < self._variation.misheard):
-            said = words_of(row["question"])
-            text = "".join(disturb(said, (), self._variation.question_noise, self._rng)).rstrip()
-            units = self._rng.choice(asked)
-            sequence = self._builder.misheard(
-                self._builder.dialogue(units, text, answer.chunks, *languages, chain)
-            )
+        if self._may_mishear(row["question_language"]) and (
+            not questions or self._rng.random() < self._variation.misheard
+        ):
+            sequence = self._misheard(row, answer, chain)
         else:
-            question = self._rng.choice(questions)
-            words = self._bank.respeak(question, self._variation.splice)
-            opening = self._bank.opening(question)
-            disturbed = disturb(words, opening, self._variation.question_noise, self._rng)
-            words = disturbed if any(word.units for word in disturbed) else words
-            text, units, spoken = self._heard(words)
-            asked.append(units)
-            sequence = self._builder.dialogue(units, text, answer.chunks, *languages, chain, spoken)
+            sequence = self._understood(self._rng.choice(questions), answer, chain)
         return self._builder.misspoken(sequence, self._variation.answer_noise, self._stretches, self._rng)
+
+    def _understood(self, question: AlignedUtterance, answer: AlignedUtterance, chain: Chain) -> Sequence:
+        """What is heard is what is written and answered."""
+        words = self._bank.respeak(question, self._variation.splice)
+        opening = self._bank.opening(question)
+        disturbed = disturb(words, opening, self._variation.question_noise, self._rng)
+        words = disturbed if any(word.units for word in disturbed) else words
+        text, units, spoken = self._heard(words)
+        self._asked[question.language].append(units)
+        languages = question.language, answer.language
+        return self._builder.dialogue(units, text, answer.chunks, *languages, chain, spoken)
+
+    def _misheard(self, row: Mapping[str, Any], answer: AlignedUtterance, chain: Chain) -> Sequence:
+        """Another question is heard than the one that is written and answered."""
+        said = disturb(words_of(row["question"]), (), self._variation.question_noise, self._rng)
+        units = self._rng.choice(self._asked[row["question_language"]])
+        text, languages = "".join(said).rstrip(), (row["question_language"], answer.language)
+        return self._builder.misheard(self._builder.dialogue(units, text, answer.chunks, *languages, chain))
 
     def _may_mishear(self, language: str) -> bool:
         """Is there another question that could be heard?"""

@@ -125,6 +125,17 @@ def test_the_stage_measures_everything(project: Path, capsys: pytest.CaptureFixt
     )]  # fmt: skip
 
 
+def test_questions_without_their_speech_are_told_of(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = project / "work/accepted/dialogues.parquet"
+    rows = pq.read_table(path).to_pylist()
+    lost = next(row["question_speech"] for row in rows if row["split"] == "dev")
+    speechless = [{**row, "question_speech": "gone"} if row["question_speech"] == lost else row for row in rows]
+    pq.write_table(pa.Table.from_pylist(speechless, DIALOGUE), path)
+    main()
+    notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
+    assert notes == ["note: dev: 2 questions are not asked, as their speech is not there"]
+
+
 def test_a_missing_checkpoint_is_told(project: Path) -> None:
     (project / "work/model/config.json").unlink()
     with pytest.raises(SystemExit, match=r"work/model is no checkpoint.*finetune"):

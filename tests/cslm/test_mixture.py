@@ -87,6 +87,7 @@ def mixture(
         dialogue("3", "en", "en", "q", "gone"),
         dialogue("4", "en", "en", "", ""),
         dialogue("5", "en", "en", "t", "a", "test"),
+        dialogue("6", "en", "zh", "", ""),
     ]
     pq.write_table(pa.Table.from_pylist(rows, DIALOGUE), tmp_path / "dialogues.parquet")
     translation = dict(zip(TRANSLATION.names, ("1", "train", "en", "hello", "zh", "你好"), strict=True))
@@ -120,7 +121,7 @@ def test_phase_2_takes_spoken_dialogues_and_counts_those_without_speech(mixture:
         "text.en": 3,
         "mt.zh": 1,
     }
-    assert mixture.skipped == {"dialogue_without_speech": 1}
+    assert mixture.skipped == {"dialogue_without_speech": 1, "written_dialogue_across_languages": 1}
 
 
 def test_a_weight_is_a_number_of_passes(mixture: Mixture) -> None:
