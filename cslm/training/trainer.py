@@ -31,10 +31,11 @@ from cslm.training.processor import kernels_for_processor
 WHOLE = "whole"
 """A file that marks a checkpoint as completely written."""
 LISTENING_SCALE = 12.0
-"""Cosines times this are logits (NormFace, arXiv 1704.06369): below 1, no cosine could be sure of anything."""
+"""Cosines times this are logits (NormFace, arXiv 1704.06369): alone they are too close together for a softmax.
+The greater it is, the smaller are the cosines that it is content with (benchmarks/log.md)."""
 ALIKE = 0.8
 """The state of a word that is read is asked no more once its cosine to its own embedding is this high: the rest
-of it is room for the words before, without which questions are not answered (benchmarks/log.md)."""
+of it is left for the words before."""
 
 
 @dataclass(frozen=True)
