@@ -6,6 +6,7 @@ tokenizer = SpeechTokenizer.load(Path("models/tokenizer"))
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -48,6 +49,14 @@ class SpeechTokenizer:
     def units(self) -> int:
         """Number of different units."""
         return self.network.quantizer.units
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the weights in 16 bits: tells whose units these are, whichever way they are stored."""
+        digest = hashlib.sha256()
+        for name, weight in sorted(self.network.state_dict().items()):
+            digest.update(name.encode() + weight.half().contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
     @classmethod
     def load(cls, folder: Path) -> SpeechTokenizer:

@@ -8,7 +8,6 @@ arXiv 1904.08779) and warped in both (pace, and vocal tract length), which stand
 from __future__ import annotations
 
 import itertools
-import math
 import random
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -17,10 +16,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from cslm.audio import SAMPLE_RATE, Samples
+from cslm.loop import Checkpoint, begin_step
 from cslm.optimizer import MuonAdamW
 from cslm.precision import half_precision
 from cslm.pronunciation import labels
@@ -32,12 +32,10 @@ WARP = 0.1
 """How much lower or higher, slower or faster an utterance may become."""
 TIME_MASKS, TIME_MASK_S = 2, 0.15
 FREQUENCY_MASKS, FREQUENCY_MASK_BINS = 2, 8
-WARMUP = 0.08
 CLIP = 5.0
 WEIGHT_DECAY = 1e-2
 EARLY = 0.5
 """Weight of the CTC loss before the quantiser; benchmarks/log.md has what it does."""
-CHECKPOINT_STEPS = 100
 
 
 @dataclass(frozen=True)
@@ -113,9 +111,7 @@ def train(
 ) -> None:
     """Muon with warm-up and a cosine to zero; `on_step(step, loss)` after each step.
 
-    The state is written to `checkpoint` every `CHECKPOINT_STEPS` steps, and read from there if it exists.
-    Each step draws its randomness from the seed and its own number, so a continued training equals an
-    undisturbed one.
+    The state is written to `checkpoint` every so often, and read from there if it exists (cslm.loop).
 
     Raises:
         ValueError: no utterance to train on.
@@ -124,13 +120,11 @@ def train(
         raise ValueError("no utterance to train on")
     network = tokenizer.network.train()
     optimizer = MuonAdamW(network, recipe.learning_rate, WEIGHT_DECAY)
-    first = _restore(checkpoint, network, optimizer)
+    state = Checkpoint(checkpoint, network=network, optimizer=optimizer)
+    first = state.restore()
     batches = _schedule(features.utterances, recipe)
     for step, batch in zip(range(first, recipe.steps), itertools.islice(batches, first, None), strict=False):
-        rng = random.Random(f"{recipe.seed}/{step}")
-        torch.manual_seed(rng.randrange(2**32))
-        for group in optimizer.param_groups:
-            group["lr"] = recipe.learning_rate * _learning_rate_share(step, recipe.steps)
+        rng = begin_step(optimizer, step, recipe.steps, recipe.learning_rate, recipe.seed)
         mels, lengths = collate([augment(features.read(u), needed_frames(u.labels), rng) for u in batch])
         targets = [torch.tensor([tokenizer.label_ids[n] for n in u.labels]) for u in batch]
         with half_precision():
@@ -155,8 +149,7 @@ def train(
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(network.parameters(), CLIP)
         optimizer.step()
-        if (step + 1) % CHECKPOINT_STEPS == 0:
-            _save(checkpoint, step + 1, network, optimizer)
+        state.after(step + 1)
         on_step(step + 1, ctc.item())
     network.eval()
 
@@ -167,28 +160,6 @@ def ctc_loss(log_probs: Tensor, lengths: Tensor, targets: Sequence[Tensor]) -> T
     return F.ctc_loss(
         log_probs.float().transpose(0, 1), torch.cat(list(targets)), lengths, target_lengths, BLANK
     )
-
-
-def _learning_rate_share(step: int, steps: int) -> float:
-    """Linear warm-up, and a cosine from one to zero over all steps."""
-    warmup = max(1, round(WARMUP * steps))
-    return min((step + 1) / warmup, 0.5 * (1 + math.cos(math.pi * step / steps)))
-
-
-def _save(path: Path, step: int, network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    partial = path.with_suffix(".partial")
-    torch.save({"step": step, "network": network.state_dict(), "optimizer": optimizer.state_dict()}, partial)
-    partial.rename(path)
-
-
-def _restore(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    """The step to go on with."""
-    if not path.exists():
-        return 0
-    state = torch.load(path, weights_only=True)
-    network.load_state_dict(state["network"])
-    optimizer.load_state_dict(state["optimizer"])
-    return int(state["step"])
 
 
 def _schedule(utterances: Sequence[Utterance], recipe: Recipe) -> Iterator[list[Utterance]]:

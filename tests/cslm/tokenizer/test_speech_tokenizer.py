@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from components.shrink.__main__ import main as shrink
 from cslm.audio import SAMPLE_RATE, Samples
 from cslm.tokenizer import SpeechTokenizer
 from cslm.tokenizer.corpus import edit_distance
@@ -84,6 +85,15 @@ def test_saved_and_loaded_it_gives_the_same_units(tokenizer: SpeechTokenizer, tm
     assert before.tolist() == after.tolist()
 
 
+def test_a_fingerprint_survives_halving_and_nothing_else(tokenizer: SpeechTokenizer, tmp_path: Path) -> None:
+    tokenizer.save(tmp_path / "whole")
+    shrink(tmp_path / "whole", tmp_path / "half")
+    assert SpeechTokenizer.load(tmp_path / "half").fingerprint == tokenizer.fingerprint
+    torch.manual_seed(2)
+    other = SpeechTokenizer(tokenizer.config)
+    assert other.fingerprint != tokenizer.fingerprint
+
+
 def test_mel_has_a_hundred_frames_a_second_and_its_peak_at_the_tone() -> None:
     time = np.arange(SAMPLE_RATE) / SAMPLE_RATE
     chirp = np.sin(2 * np.pi * np.where(time < 0.5, 500, 3000) * time).astype(np.float32)
@@ -113,7 +123,7 @@ def test_utterances_of_one_frame_do_not_spoil_the_weights(tmp_path: Path) -> Non
 
 
 def test_killed_it_continues_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cslm.tokenizer.training.CHECKPOINT_STEPS", 3)
+    monkeypatch.setattr("cslm.loop.CHECKPOINT_STEPS", 3)
     texts = ["ab", "bc", "cab", "acb"] * 3
     features = FeatureFile(tmp_path / "mel.f16")
     features.write(((beep(text), text, LETTERS) for text in texts), "abc")
