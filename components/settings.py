@@ -253,11 +253,52 @@ class Training(Section):
         return self
 
 
+class TrainDecoder(Section):
+    checkpoint: str | None = None
+    """Folder of a trained decoder to take or to continue from; null starts from random weights."""
+    steps: Steps = 0
+    """Steps of the flow (units -> mel), and so whether durations are trained too."""
+    learning_rate: Positive = 2.0e-3
+    batch_seconds: Positive = 40.0
+    """Speech in one step of the flow."""
+    duration_steps: Count = 400
+    width: Count = 160
+    encoder_layers: Count = 4
+    layers: Count = 8
+    vocoder: Literal["istft", "hifigan"] = "istft"
+    """What is trained from random weights; a checkpoint may hold either (docs/base-models.md)."""
+    vocoder_steps: Steps = 0
+    vocoder_learning_rate: Positive = 5.0e-4
+    vocoder_batch_seconds: Positive = 12.0
+    """Speech in one step of the vocoder."""
+    vocoder_width: Count = 160
+    """Width of the iSTFT vocoder, or first channels of HiFi-GAN (a multiple of 16; 512 is V1, 128 is V2)."""
+    vocoder_layers: Count = 6
+    """Of the iSTFT vocoder."""
+    spectral_share: Fraction = 0.6
+    """Share of the vocoder's steps, at the start, that learn from spectra alone, without discriminators."""
+    segment_frames: Count = 25
+    """Length in unit frames (40 ms) of the stretches that the vocoder learns from."""
+    discriminator_channels: Annotated[int, Field(gt=0, multiple_of=4)] = 16
+
+    @model_validator(mode="after")
+    def _trained_somehow(self) -> TrainDecoder:
+        if self.checkpoint is None and not (self.steps and self.vocoder_steps):
+            raise ValueError(
+                "give a checkpoint, or steps and vocoder_steps > 0 to train one from random weights"
+            )
+        return self
+
+
 class Evaluate(Section):
     batch_size: Count = 64
     limit: Count | None = None
     """Evaluate only so many items of each kind (for a quick look; the report says so)."""
     latency_questions: Count = 30
+    judged_recordings: Count = 20
+    """Test recordings of each language that are spoken again, and read aloud, for the judges of speech."""
+    judged_answers: Count = 10
+    """Spoken answers of each pair of languages that the judges hear."""
 
 
 class Register(Section):
@@ -280,6 +321,7 @@ class Settings(Section):
     compose: Compose = Compose()
     pretrain: Training
     finetune: Training
+    train_decoder: TrainDecoder
     evaluate: Evaluate = Evaluate()
     register_: Register = Field(Register(), alias="register")
 

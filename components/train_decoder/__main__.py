@@ -1,0 +1,201 @@
+"""Train the speech decoder, or take a trained one, and measure it.
+
+Run:  python -m components.train_decoder     (reads params.yaml, work/accepted, work/units, work/tokenizer)
+
+Three small networks: durations, flow matching (units -> mel), vocoder (mel -> samples). Writes `work/decoder`;
+how near its speech is to the dev split's goes to `metrics/train_decoder.json`.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import typer
+
+from components.checkpoints import checkpoint_folder, finish
+from components.stage import Stage, StageFailed, home
+from cslm.audio import SAMPLE_RATE, decode
+from cslm.decoder import DecoderConfig, SpeechDecoder
+from cslm.decoder.corpus import SpeechFile
+from cslm.decoder.training import Recipe, train_durations, train_flow, train_vocoder
+from cslm.decoder.vocoder import HifiGanVocoder, IstftVocoder
+from cslm.shards import read_rows
+from cslm.tokenizer import SpeechTokenizer
+from cslm.tokenizer.corpus import LabelErrors
+from cslm.units import expand_runs, merge_runs
+
+UTTERANCES, UNITS, TOKENIZER = Path("work/accepted/utterances"), Path("work/units"), Path("work/tokenizer")
+DECODER = Path("work/decoder")
+REPORT_EVERY = 20
+MEASURED = 40
+"""Utterances of dev in each language that are spoken again to measure the decoder."""
+
+
+def main() -> None:
+    """Train (or take) and measure the speech decoder."""
+    stage = Stage("train_decoder")
+    checkpoints = checkpoint_folder(stage)
+    with stage:
+        settings = stage.settings.train_decoder
+        decoder = open_decoder(stage)
+        if settings.steps or settings.vocoder_steps:
+            home().mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=home(), prefix="scratch-") as folder:
+                train(stage, decoder, Path(folder), checkpoints)
+        with stage.output(DECODER) as folder:
+            decoder.save(folder)
+        stage.log_metrics({"voices": len(decoder.voices), "dev": measure(SpeechDecoder.load(DECODER))})
+    finish(checkpoints)
+
+
+def open_decoder(stage: Stage) -> SpeechDecoder:
+    """The decoder to start from, with random weights if there is no checkpoint."""
+    settings = stage.settings.train_decoder
+    tokenizer = SpeechTokenizer.load(TOKENIZER)
+    if settings.checkpoint is not None:
+        folder = Path(settings.checkpoint)
+        try:
+            decoder = SpeechDecoder.load(folder)
+        except FileNotFoundError as error:
+            raise StageFailed(f"no decoder in {folder} ({error}); `make setup` pulls it") from error
+        if decoder.config.tokenizer != tokenizer.fingerprint:
+            raise StageFailed(
+                f"{folder} speaks the units of another tokenizer than {TOKENIZER}; train one for these: "
+                "train_decoder.checkpoint null, steps and vocoder_steps as in profiles/from-scratch.yaml"
+            )
+        return decoder
+    torch.manual_seed(stage.settings.seed)
+    voices = voices_of_training()
+    if not voices:
+        raise StageFailed("no utterance of the train split can be used; see report/validation")
+    vocoder = (
+        IstftVocoder(settings.vocoder_width, settings.vocoder_layers)
+        if settings.vocoder == "istft"
+        else HifiGanVocoder.of_size(settings.vocoder_width)
+    )
+    return SpeechDecoder(
+        DecoderConfig(
+            tokenizer.units,
+            voices,
+            tokenizer.fingerprint,
+            settings.width,
+            settings.encoder_layers,
+            settings.layers,
+        ),
+        vocoder,
+    )
+
+
+def voices_of_training() -> dict[str, str]:
+    """Speakers of the train split, each with the language that it speaks (the last one, if several)."""
+    rows = _units("train", ["speaker", "language"])
+    return dict(sorted({row["speaker"]: row["language"] for row in rows}.items()))
+
+
+def train(stage: Stage, decoder: SpeechDecoder, scratch: Path, checkpoints: Path) -> None:
+    """Train all three networks on the train split."""
+    settings, seed = stage.settings.train_decoder, stage.settings.seed
+    merged = [
+        (row["units"], row["durations"], decoder.voice_of(row["speaker"]))
+        for row in _units("train", ["units", "durations", "speaker"])
+        if row["speaker"] in decoder.config.voices
+    ]
+    corpus = SpeechFile(scratch)
+    corpus.write(utterances("train", decoder))
+    print(f"progress: {len(corpus.utterances)} utterances, {len(decoder.voices)} voices", flush=True)
+    if settings.steps:
+        loss = train_durations(decoder.durations, merged, settings.duration_steps, settings.learning_rate, seed)
+        stage.log_metrics({"duration_loss": loss})
+        recipe = Recipe(settings.steps, settings.learning_rate, settings.batch_seconds, seed)
+        train_flow(
+            decoder.flow, corpus, recipe, checkpoints / "flow.pt", Reporter(stage, "flow", settings.steps)
+        )
+    if settings.vocoder_steps:
+        steps = settings.vocoder_steps
+        recipe = Recipe(steps, settings.vocoder_learning_rate, settings.vocoder_batch_seconds, seed)
+        train_vocoder(
+            decoder.vocoder,
+            corpus,
+            recipe,
+            round(settings.spectral_share * steps),
+            settings.segment_frames,
+            settings.discriminator_channels,
+            checkpoints / "vocoder.pt",
+            Reporter(stage, "vocoder", steps),
+        )
+
+
+class Reporter:
+    """Prints and logs the mean losses of the last steps."""
+
+    def __init__(self, stage: Stage, name: str, steps: int) -> None:
+        self._stage, self._name, self._steps = stage, name, steps
+        self._losses: deque[Mapping[str, float]] = deque(maxlen=REPORT_EVERY)
+
+    def __call__(self, step: int, losses: dict[str, float]) -> None:
+        self._losses.append(losses)
+        if step % REPORT_EVERY and step != self._steps:
+            return
+        means = {name: float(np.mean([each[name] for each in self._losses if name in each])) for name in losses}
+        shown = ", ".join(f"{name} {mean:.3f}" for name, mean in means.items())
+        print(f"progress: {self._name} {step}/{self._steps} steps, {shown}", flush=True)
+        self._stage.log_metrics({self._name: means}, step)
+
+
+def utterances(split: str, decoder: SpeechDecoder) -> Iterator[tuple[Any, Any, int]]:
+    """Samples, unit frames and voice of each utterance of a split whose voice the decoder has."""
+    known = {row["id"]: (row["units"], row["durations"]) for row in _units(split, ["id", "units", "durations"])}
+    for row in read_rows(UTTERANCES, ["id", "audio", "speaker"], [split]):
+        if row["id"] in known and row["speaker"] in decoder.config.voices:
+            yield decode(row["audio"]), expand_runs(*known[row["id"]]), decoder.voice_of(row["speaker"])
+
+
+def _units(split: str, columns: list[str]) -> Iterator[dict[str, Any]]:
+    """Rows of all languages' units, of recordings as they are."""
+    for folder in sorted(UNITS.iterdir()):
+        yield from _units_in(folder, split, columns)
+
+
+def _units_in(folder: Path, split: str, columns: list[str]) -> Iterator[dict[str, Any]]:
+    for row in read_rows(folder, [*columns, "speed"], [split]):
+        if row["speed"] == 1:
+            yield row
+
+
+def measure(decoder: SpeechDecoder) -> dict[str, Any]:
+    """Label error of dev speech as recorded and as the decoder speaks its units, and the cost of speaking.
+
+    The tokenizer's own recogniser hears both; the held-out evaluation uses an independent one.
+    """
+    tokenizer = SpeechTokenizer.load(TOKENIZER)
+    recorded, spoken = LabelErrors(tokenizer), LabelErrors(tokenizer)
+    seconds = spent = 0.0
+    for folder in sorted(UNITS.iterdir()):
+        language = folder.name
+        voices = [name for name, native in decoder.config.voices.items() if native == language]
+        dev = _units_in(folder, "dev", ["text", "language", "units", "durations"])
+        for number, row in enumerate(islice(dev, MEASURED if voices else 0)):
+            started = time.perf_counter()
+            samples = decoder.speak(row["units"], voices[number % len(voices)])
+            spent += time.perf_counter() - started
+            seconds += len(samples) / SAMPLE_RATE
+            [frames] = tokenizer.encode([samples])
+            units, durations = merge_runs(frames)
+            recorded.add([row])
+            spoken.add([{**row, "units": units, "durations": durations}])
+    if not seconds:
+        return {}
+    return {"recorded": recorded.result(), "spoken": spoken.result(), "real_time_factor": spent / seconds}
+
+
+if __name__ == "__main__":
+    main.__doc__ = __doc__  # what --help shows
+    typer.run(main)

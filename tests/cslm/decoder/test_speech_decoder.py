@@ -1,0 +1,131 @@
+"""A stream of chunks sounds like the whole answer, files open again, and published vocoders fit in."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import SpeechT5FeatureExtractor, SpeechT5HifiGan, SpeechT5HifiGanConfig
+
+from cslm.decoder import DecoderConfig, SpeechDecoder, UnknownVoice
+from cslm.decoder.durations import DurationPredictor, DurationStream
+from cslm.decoder.mel import log_mel
+from cslm.decoder.vocoder import HifiGanVocoder, IstftVocoder, load_vocoder
+
+UNITS = 16
+VOICES = {"ann": "en", "wei": "zh"}
+
+
+def decoder(kind: str = "istft", seed: int = 1) -> SpeechDecoder:
+    torch.manual_seed(seed)
+    vocoder = IstftVocoder(32, 2) if kind == "istft" else HifiGanVocoder.of_size(32)
+    small = DecoderConfig(UNITS, VOICES, "", width=16, encoder_layers=2, layers=5, duration_width=16)
+    made = SpeechDecoder(small, vocoder).eval()
+    with torch.no_grad():  # weights large enough for every frame to matter
+        for name, weight in made.named_parameters():
+            if weight.ndim > 1 and ("flow" in name or "generator" in name):
+                weight.mul_(2)
+    return made
+
+
+@pytest.fixture(scope="module", params=["istft", "hifigan"])
+def either(request: pytest.FixtureRequest) -> SpeechDecoder:
+    return decoder(request.param)
+
+
+@settings(max_examples=15)
+@given(
+    st.lists(st.integers(0, UNITS - 1), min_size=1, max_size=60),
+    st.lists(st.integers(0, 60), max_size=4),
+    st.sampled_from(sorted(VOICES)),
+)
+def test_however_it_is_cut_a_stream_is_the_whole(
+    either: SpeechDecoder, units: list[int], cuts: list[int], voice: str
+) -> None:
+    whole = either.speak(units, voice)
+    edges = [0, *sorted(min(cut, len(units)) for cut in cuts), len(units)]
+    stream = either.stream(voice)
+    pieces = [stream.push(units[a:b]) for a, b in itertools.pairwise(edges)]
+    streamed = np.concatenate([*pieces, stream.finish()])
+    assert len(streamed) == len(whole)
+    assert np.abs(streamed - whole).max() <= 1e-4 * max(1.0, np.abs(whole).max())
+    assert len(whole) >= 640 * len(units), "each unit lasts 40 ms or more"
+
+
+def test_most_of_a_chunk_sounds_before_the_next_is_there() -> None:
+    stream = decoder().stream("ann")
+    held = 0.4  # seconds that the networks look ahead
+    assert len(stream.push([1, 2] * 30)) >= (60 * 0.04 - held) * 16_000
+
+
+def test_the_voice_is_heard() -> None:
+    made = decoder()
+    units = [1, 5, 9, 3] * 5
+    ann, wei = made.speak(units, "ann"), made.speak(units, "wei")
+    assert len(ann) != len(wei) or np.abs(ann - wei).max() > 1e-3
+    assert np.array_equal(ann, made.speak(units, "ann")), "the same answer sounds the same"
+
+
+def test_an_unknown_voice_is_refused_with_those_there_are() -> None:
+    with pytest.raises(UnknownVoice, match=r"'bob' is unknown; allowed: ann, wei"):
+        decoder().speak([1], "bob")
+
+
+@pytest.mark.parametrize("kind", ["istft", "hifigan"])
+def test_saved_and_loaded_it_sounds_the_same(kind: str, tmp_path: Path) -> None:
+    made, units = decoder(kind), [3, 1, 4, 1, 5] * 4
+    made.save(tmp_path / "a")
+    once = SpeechDecoder.load(tmp_path / "a")
+    once.save(tmp_path / "b")
+    sound = once.speak(units, "wei")
+    assert once.voices == ["ann", "wei"]
+    assert np.array_equal(SpeechDecoder.load(tmp_path / "b").speak(units, "wei"), sound)
+    assert len(sound) == pytest.approx(len(made.speak(units, "wei")), rel=0.02), "float16 rounds durations"
+
+
+def test_a_published_vocoder_opens(tmp_path: Path) -> None:
+    config = SpeechT5HifiGanConfig(
+        upsample_initial_channel=32, resblock_kernel_sizes=[3], resblock_dilation_sizes=[[1]]
+    )
+    published = SpeechT5HifiGan(config).eval()
+    published.save_pretrained(tmp_path)
+    mel = torch.randn(1, 20, 80)
+    with torch.no_grad():
+        assert torch.equal(load_vocoder(tmp_path)(mel), published(mel))
+
+
+def test_a_vocoder_of_another_format_is_refused(tmp_path: Path) -> None:
+    config = SpeechT5HifiGanConfig(
+        upsample_initial_channel=32, upsample_rates=[4, 4, 4, 5], upsample_kernel_sizes=[8, 8, 8, 10]
+    )
+    SpeechT5HifiGan(config).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="80 mel bins and 256 samples"):
+        load_vocoder(tmp_path)
+
+
+def test_mel_is_that_of_speecht5() -> None:
+    samples = 0.1 * torch.randn(16_000, generator=torch.Generator().manual_seed(1))
+    expected = SpeechT5FeatureExtractor()(audio_target=samples.numpy(), sampling_rate=16_000).input_values[0]
+    mel = log_mel(samples).numpy()
+    assert mel.shape == (62, 80)
+    assert mel[:60] == pytest.approx(np.asarray(expected)[:60], abs=1e-4)  # the edge is padded another way
+
+
+@given(st.lists(st.floats(-0.5, 2), min_size=1, max_size=80))
+def test_rounded_durations_keep_the_length(logs: list[float]) -> None:
+    predictor = DurationPredictor(UNITS, 1, 8, 1)
+    predictor._logs = lambda units, voice, memory: torch.tensor([[*logs, 0.0, 0.0]])[:, : units.shape[1]]  # type: ignore[method-assign]
+    stream = DurationStream(predictor, 0)
+    wanted = [float(torch.tensor(log).exp()) for log in logs]
+    stream._delay.frames = stream._delay._early = 0
+    units, frames = stream.push([0] * len(logs))
+    assert units == [0] * len(logs)
+    assert min(frames) >= 1
+    exact = sum(wanted)
+    if min(wanted) >= 1:
+        assert abs(sum(frames) - exact) <= 0.5 + 1e-3
