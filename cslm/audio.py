@@ -106,3 +106,11 @@ def encode_flac(samples: Samples, rate: int = SAMPLE_RATE) -> bytes:
     buffer = io.BytesIO()
     soundfile.write(buffer, samples / max(1.0, peak), rate, format="FLAC", subtype="PCM_16")
     return buffer.getvalue()
+
+
+def encode_wav(samples: Samples, rate: int = SAMPLE_RATE) -> bytes:
+    """16-bit WAV file of (samples,). Samples over full scale are scaled down, not clipped."""
+    peak = float(np.abs(samples).max(initial=0.0))
+    buffer = io.BytesIO()
+    soundfile.write(buffer, samples / max(1.0, peak), rate, format="WAV", subtype="PCM_16")
+    return buffer.getvalue()

@@ -4,7 +4,8 @@ A written reply is text. A dialogue reply is
 
     [question] TQ [answer] TA1 <sosp> SA1 <eosp> TA2 <sosp> SA2 <eosp> ... <end>
 
-with at least one chunk, in which text comes before speech (the full chain has just one). A model that was
+with at least one chunk, in which text comes before speech (the full chain has just one); what is read aloud is
+`<sosp> units <eosp> <end>`, and an `answer` is what comes behind [answer]. A model that was
 trained on such sequences keeps to them nearly always; where it would not, its most probable legal token is
 taken instead (constrained decoding).
 """
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from cslm.sequences import SequenceBuilder
 
-Reply = Literal["text", "dialogue"]
+Reply = Literal["text", "dialogue", "answer", "speech"]
 
 UNITS_PER_TOKEN, MORE_UNITS = 20, 30
 """A stretch of speech has at most 20 units (0.8 s and more) for each token of its text, and 30 units."""
@@ -50,6 +51,9 @@ class State(IntEnum):
     SPEAKING = 5  # in SA
     FULL = 6  # in SA, which is as long as it may be
     PAUSE = 7  # behind <eosp>
+    SILENT = 8  # a spoken reply, before its first token
+    READING = 9  # in its speech
+    READ = 10  # behind its <eosp>
 
 
 RULES: dict[State, dict[Kind, State]] = {
@@ -61,6 +65,17 @@ RULES: dict[State, dict[Kind, State]] = {
     State.SPEAKING: {Kind.UNIT: State.SPEAKING, Kind.SPEECH_END: State.PAUSE},
     State.FULL: {Kind.SPEECH_END: State.PAUSE},
     State.PAUSE: {Kind.TEXT: State.CHUNK, Kind.END: State.PAUSE},
+    State.SILENT: {Kind.SPEECH_START: State.READING},
+    State.READING: {Kind.UNIT: State.READING, Kind.SPEECH_END: State.READ},
+    State.READ: {Kind.END: State.READ},
+}
+
+
+BEGINNINGS: dict[Reply, State] = {
+    "text": State.WRITTEN,
+    "dialogue": State.BEGIN,
+    "answer": State.ANSWERED,
+    "speech": State.SILENT,
 }
 
 
@@ -91,7 +106,7 @@ class Grammar:
 
     def begin(self, reply: Reply) -> Position:
         """A reply of which nothing is there yet."""
-        return Position(State.WRITTEN if reply == "text" else State.BEGIN)
+        return Position(BEGINNINGS[reply])
 
     def choose(self, logits: Tensor, positions: list[Position]) -> list[int]:
         """The most probable legal token of each row of `logits` (n, V); `positions` move on behind it."""

@@ -51,7 +51,17 @@ DIALOGUE = r"(Q(t*(A((t+Su*E)*(t+(Su*)?)?|(t+Su*E)+\.))?)?)?"
 """Everything that [question] TQ [answer] (TA <sosp> SA <eosp>)+ <end> may begin with."""
 
 
-@pytest.mark.parametrize(("reply", "legal"), [("text", WRITTEN), ("dialogue", DIALOGUE)])
+ANSWER = r"(t+Su*E)*(t+(Su*)?)?|(t+Su*E)+\."
+SPEECH = r"(S(u*(E\.?)?)?)?"
+REPLIES: list[tuple[Reply, str]] = [
+    ("text", WRITTEN),
+    ("dialogue", DIALOGUE),
+    ("answer", ANSWER),
+    ("speech", SPEECH),
+]
+
+
+@pytest.mark.parametrize(("reply", "legal"), REPLIES)
 def test_batches_and_streams_equal_plain_decoding(model: SpeechLanguageModel, reply: Reply, legal: str) -> None:
     prompts = [model.builder.prompt_asr(list(range(n)), "en") for n in (9, 2, 14, 5, 7)]
     expected = [greedy(model, prompt, legal, 12) for prompt in prompts]
@@ -76,7 +86,7 @@ def test_a_row_that_ends_does_not_disturb_the_others(model: SpeechLanguageModel)
         model.builder.end_id = end
 
 
-@given(st.integers(0, 2**32), st.sampled_from([("text", WRITTEN), ("dialogue", DIALOGUE)]))
+@given(st.integers(0, 2**32), st.sampled_from(REPLIES))
 def test_whatever_a_model_wants_its_reply_can_be_read(
     model: SpeechLanguageModel, seed: int, rules: tuple[Reply, str]
 ) -> None:

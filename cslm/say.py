@@ -1,0 +1,58 @@
+"""Ask a spoken question, and hear the answer.
+
+Run:  python -m cslm.say question.wav --answer-language zh --out answer.wav
+
+Prints what was heard and each piece of the answer as it is spoken.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from cslm.audio import SAMPLE_RATE, BadAudio, decode, encode_wav
+from cslm.conversation import LONGEST_S, Assistant, Heard, Refused, Text, UnknownLanguage
+from cslm.decoder import UnknownVoice
+
+
+def main(
+    question: Annotated[Path, typer.Argument(help="WAV, FLAC, MP3 or Ogg, up to 30 s")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="where to write the answer (WAV)")],
+    answer_language: Annotated[str | None, typer.Option(help="the question's, if not given")] = None,
+    voice: Annotated[str | None, typer.Option(help="the first of the language, if not given")] = None,
+    model: Annotated[Path, typer.Option(help="folder of the language model")] = Path("models/cslm"),
+    tokenizer: Annotated[Path, typer.Option(help="folder of the speech tokenizer")] = Path("models/tokenizer"),
+    decoder: Annotated[Path, typer.Option(help="folder of the speech decoder")] = Path("models/decoder"),
+) -> None:
+    """Answer a spoken question."""
+    try:
+        samples = decode(question, 10 * LONGEST_S)
+        assistant = Assistant.load(model, tokenizer, decoder)
+        assistant.check(answer_language, voice)
+    except (BadAudio, FileNotFoundError, UnknownLanguage, UnknownVoice) as error:
+        raise SystemExit(f"{question}: {error}" if isinstance(error, BadAudio) else str(error)) from None
+    started = time.perf_counter()
+    spoken = []
+    for event in assistant.answer(samples, answer_language, voice):
+        seconds = time.perf_counter() - started
+        if isinstance(event, Heard):
+            print(f"{seconds:6.2f} s  heard   {event.text}", flush=True)
+        elif isinstance(event, Text):
+            print(f"{seconds:6.2f} s  says    {event.text}", flush=True)
+        elif isinstance(event, Refused):
+            raise SystemExit(event.text)
+        else:
+            print(f"{seconds:6.2f} s  sounds  {len(event.samples) / SAMPLE_RATE:.2f} s", flush=True)
+            spoken.append(event.samples)
+    partial = out.with_name(f".{out.name}.partial")
+    partial.write_bytes(encode_wav(np.concatenate(spoken)))
+    partial.rename(out)
+    print(f"answer in {out}")
+
+
+if __name__ == "__main__":
+    typer.run(main)

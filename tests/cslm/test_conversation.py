@@ -1,0 +1,139 @@
+"""A tiny random model talks nonsense, in good order; what is no question is refused in words."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+from cslm.audio import SAMPLE_RATE, Samples
+from cslm.conversation import Assistant, Heard, Refused, Speech, Text, UnknownLanguage
+from cslm.decoder import DecoderConfig, SpeechDecoder, UnknownVoice
+from cslm.decoder.vocoder import IstftVocoder
+from cslm.generation import SpeechLanguageModel
+from cslm.tokenizer import SpeechTokenizer
+from cslm.tokenizer.speech_tokenizer import TokenizerConfig
+
+NOISE = (0.1 * np.random.default_rng(1).standard_normal(2 * SAMPLE_RATE)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def assistant(tiny: tuple[LlamaForCausalLM, PreTrainedTokenizerFast]) -> Assistant:
+    torch.manual_seed(1)
+    tokenizer = SpeechTokenizer(TokenizerConfig(hidden=32, layers=1, levels=[4, 4], labels=["a", "b"]))
+    config = DecoderConfig(16, {"ann": "en", "wei": "zh"}, "", 16, 1, 4, 16, 1)
+    decoder = SpeechDecoder(config, IstftVocoder(16, 1)).eval()
+    return Assistant(SpeechLanguageModel(*tiny), tokenizer, decoder)
+
+
+QUESTION = "What is the capital of France?"
+CHUNKS = [("It is Paris, ", [1, 2, 3, 4] * 10), ("the capital.", [5, 6, 7] * 10)]
+
+
+@pytest.fixture
+def talkative(assistant: Assistant, monkeypatch: pytest.MonkeyPatch) -> Assistant:
+    """An assistant that takes anything for the same question, and answers in two chunks."""
+    builder = assistant.model.builder
+
+    def stream(prompt: list[int], reply: str, max_new_tokens: int) -> Iterator[int]:
+        if reply == "dialogue":
+            yield from [builder.question_id, *builder.text_ids(QUESTION), builder.answer_id]
+            return
+        for text, units in CHUNKS:
+            yield from builder.text_ids(text)
+            yield from builder.speech_ids(units)
+
+    monkeypatch.setattr("cslm.conversation.FEWEST_SOUNDS_PER_SECOND", 0.0)
+    monkeypatch.setattr(assistant.model, "stream", stream)
+    return assistant
+
+
+def test_an_answer_is_the_question_then_text_and_sound_of_each_chunk(talkative: Assistant) -> None:
+    events = list(talkative.answer(NOISE, "en"))
+    assert events[0] == Heard(QUESTION)
+    assert [event.text for event in events[1:] if isinstance(event, Text)] == [text for text, _ in CHUNKS]
+    assert isinstance(events[1], Text), "no sound before there is text that it says"
+    sound = [event.samples for event in events if isinstance(event, Speech)]
+    whole = talkative.decoder.speak([unit for _, units in CHUNKS for unit in units], "ann")
+    assert len(sound) > 2, "it comes in pieces"
+    assert np.concatenate(sound) == pytest.approx(whole, abs=1e-4 * float(np.abs(whole).max()))
+
+
+def test_an_answer_without_speech_is_text_alone(talkative: Assistant, monkeypatch: pytest.MonkeyPatch) -> None:
+    builder = talkative.model.builder
+    monkeypatch.setattr(talkative.model, "stream", lambda *_: iter(builder.text_ids("What")))
+    assert list(talkative.answer(NOISE, "en"))[1:] == [Text("What")]
+
+
+def test_a_written_question_is_answered_and_read_aloud(
+    talkative: Assistant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    builder = talkative.model.builder
+    asked: list[str] = []
+
+    def stream(prompt: list[int], reply: str, max_new_tokens: int) -> Iterator[int]:
+        asked.append(builder.tokenizer.decode(prompt))
+        yield from builder.speech_ids([1, 2, 3]) if reply == "speech" else builder.text_ids("巴黎。")
+
+    monkeypatch.setattr(talkative.model, "stream", stream)
+    heard, text, *sound = talkative.answer_written(QUESTION, "zh")
+    assert (heard, text) == (Heard(QUESTION), Text("巴黎。"))
+    samples = np.concatenate([event.samples for event in sound if isinstance(event, Speech)])
+    assert len(samples) == len(talkative.decoder.speak([1, 2, 3], "wei"))
+    translate, answer, read = asked
+    assert "translate the text to Chinese" in translate
+    assert QUESTION in translate
+    assert "巴黎" in answer, "the translation is what is answered"
+    assert "巴黎" in read
+    [refusal] = talkative.answer_written("  ")
+    assert isinstance(refusal, Refused)
+    [refusal] = talkative.answer_written("why " * 500)
+    assert isinstance(refusal, Refused)
+
+
+@pytest.mark.parametrize(
+    ("language", "voice", "spoken"), [("zh", None, "wei"), ("en", None, "ann"), ("zh", "ann", "ann")]
+)
+def test_a_voice_of_the_answer_or_the_one_that_is_named(
+    talkative: Assistant, language: str, voice: str | None, spoken: str
+) -> None:
+    sound = [e.samples for e in talkative.answer(NOISE, language, voice) if isinstance(e, Speech)]
+    whole = talkative.decoder.speak([unit for _, units in CHUNKS for unit in units], spoken)
+    assert np.concatenate(sound) == pytest.approx(whole, abs=1e-4 * float(np.abs(whole).max()))
+
+
+def test_a_closed_answer_stops(talkative: Assistant) -> None:
+    before = threading.active_count()
+    answer = talkative.answer(NOISE)
+    next(answer)
+    next(answer)
+    answer.close()  # type: ignore[attr-defined]
+    assert threading.active_count() == before
+
+
+@pytest.mark.parametrize(
+    ("question", "words"),
+    [
+        (np.zeros(0, np.float32), "nothing"),
+        (np.zeros(3 * SAMPLE_RATE, np.float32), "silence"),
+        (np.tile(NOISE, 30), "30 seconds"),
+    ],
+)
+def test_what_is_no_question_is_refused_in_words(assistant: Assistant, question: Samples, words: str) -> None:
+    [refusal] = assistant.answer(question, "en")
+    assert isinstance(refusal, Refused)
+    assert words in refusal.text
+    [refusal] = assistant.answer(question, "zh")
+    assert isinstance(refusal, Refused)
+    assert not refusal.text.isascii(), "in the language that was asked for"
+
+
+def test_unknown_names_are_refused_with_those_there_are(assistant: Assistant) -> None:
+    with pytest.raises(UnknownLanguage, match="'fr' is unknown; allowed: en, zh"):
+        list(assistant.answer(NOISE, "fr"))
+    with pytest.raises(UnknownVoice, match="'bob' is unknown; allowed: ann, wei"):
+        list(assistant.answer(NOISE, "en", "bob"))
