@@ -2,9 +2,9 @@
 
 Run:  python -m components.evaluate
 
-Reads `work/model` (checkpoint), `work/aligned` (utterances with units) and `work/accepted` (dialogues,
-translations). Writes `metrics/evaluation.json` (the test split at the top, `dev` and `heldout_voice`
-below) and `report/evaluation`: `index.html`, its first table as
+Reads `work/model` (checkpoint), `work/tokenizer` and `work/decoder`, `work/aligned` (utterances with units) and
+`work/accepted` (recordings, dialogues, translations). Writes `metrics/evaluation.json` (the test split at the
+top, `dev` and `heldout_voice` below) and `report/evaluation`: `index.html`, its first table as
 `headlines.json` (which `make demo` prints), and what the model said as `dialogues.jsonl` and
 `transcripts.jsonl`. `evaluate.limit` in params.yaml takes only so many items of each kind and language.
 """
@@ -12,6 +12,7 @@ below) and `report/evaluation`: `index.html`, its first table as
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,10 @@ import mlflow
 import typer
 
 from components.evaluate.report import SplitResults, write_report
+from components.evaluate.speech import evaluate_speech
 from components.settings import Settings
 from components.stage import Stage, StageFailed
+from cslm.decoder import SpeechDecoder
 from cslm.evaluation import summary
 from cslm.evaluation.held_out import HeldOut, grouped, read_held_out, spread
 from cslm.evaluation.latency import compare_chains
@@ -29,8 +32,10 @@ from cslm.evaluation.perplexity import unit_losses
 from cslm.evaluation.similarity import Similarity, best_layer, compare
 from cslm.evaluation.tasks import Evaluator
 from cslm.generation import SpeechLanguageModel
+from cslm.tokenizer import SpeechTokenizer
 
 MODEL, ALIGNED, ACCEPTED = Path("work/model"), Path("work/aligned"), Path("work/accepted")
+TOKENIZER, DECODER = Path("work/tokenizer"), Path("work/decoder")
 REPORT = Path("report/evaluation")
 SPLITS = ("test", "dev", "heldout_voice")
 VOICE_ONLY = ("heldout_voice",)
@@ -61,10 +66,28 @@ def main() -> None:
         for split, items in splits.items():
             numbers, results[split] = evaluate(evaluator, items, settings, layer)
             metrics |= numbers if split == "test" else {split: numbers}
+        heard, speech = evaluate_speech(
+            evaluator,
+            SpeechDecoder.load(DECODER),
+            SpeechTokenizer.load(TOKENIZER),
+            splits["test"],
+            results["test"].answers,
+            settings,
+        )
+        metrics = merge(metrics, heard)
         with stage.output(REPORT) as folder:
-            write_report(folder, metrics, results, rules, settings)
+            write_report(folder, metrics, results, speech, rules, settings)
         mlflow.log_artifacts(str(REPORT), "evaluation")
         stage.log_metrics(metrics)
+
+
+def merge(metrics: dict[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    """Both trees of figures in one."""
+    merged = dict(metrics)
+    for name, value in more.items():
+        known = merged.get(name)
+        merged[name] = merge(known, value) if isinstance(known, dict) and isinstance(value, dict) else value
+    return merged
 
 
 def layer_to_compare(evaluator: Evaluator, dev: HeldOut) -> int:

@@ -9,11 +9,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
+import torch
 
 matplotlib.use("Agg")
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
+
+from cslm.audio import SAMPLE_RATE, Samples
+from cslm.decoder.mel import log_mel
+from cslm.evaluation.streaming import Timing
 
 INK, QUIET, RULE = "#26323c", "#6b7884", "#dfe4e8"
 COLORS = ("#2b6a73", "#c08a3e", "#8a97a3")
@@ -96,6 +101,53 @@ def latency(measured: Mapping[str, Any]) -> str:
             axes.set_xticks([])
             axes.set_ylim(1.5, -0.5)
             _calm(axes)
+        return _embed(figure)
+
+
+def waterfall(timing: Timing) -> str:
+    """One answer as it came: texts as ticks, each piece of sound when it was ready and when it is played."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(8.4, 2.2), layout="constrained")
+        axes = figure.add_subplot()
+        rows = {"heard": 0, "text": 1, "speech": 2}
+        played = timing.first_audio
+        for kind, seconds, sounding in timing.events:
+            axes.scatter(seconds, rows[kind], s=26, color=COLORS[0], zorder=3)
+            if kind == "speech":
+                axes.barh(3, sounding, left=played, height=0.5, color=COLORS[0], edgecolor="white")
+                played += sounding
+        axes.axvline(timing.end, color=COLORS[1], linewidth=1, linestyle=":")
+        axes.text(timing.end, -0.75, " all made", color=COLORS[1], fontsize=9)
+        axes.set_yticks(range(4), ["question heard", "text of a chunk", "sound ready", "sound played"])
+        axes.set_ylim(3.5, -1)
+        axes.set_xlim(left=0)
+        axes.set_xlabel("seconds after the question")
+        _calm(axes)
+        return _embed(figure)
+
+
+def spectrograms(sounds: Mapping[str, Samples]) -> str:
+    """Log-mel spectrograms under each other, on one time axis."""
+    longest = max(len(samples) for samples in sounds.values()) / SAMPLE_RATE
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(8.4, 1.5 * len(sounds)), layout="constrained")
+        grid = figure.subplots(len(sounds), 1, sharex=True, squeeze=False)[:, 0]
+        for axes, (title, samples) in zip(grid, sounds.items(), strict=True):
+            mel = log_mel(torch.from_numpy(samples)).T.numpy()
+            axes.imshow(
+                mel,
+                origin="lower",
+                aspect="auto",
+                extent=(0, len(samples) / SAMPLE_RATE, 0, len(mel)),
+                cmap="magma",
+                vmin=-5,
+                vmax=0.5,
+            )
+            axes.set_title(title, loc="left", fontsize=10, color=QUIET)
+            axes.set_xlim(0, longest)
+            axes.set_yticks([])
+            axes.spines[:].set_visible(False)
+        grid[-1].set_xlabel("seconds")
         return _embed(figure)
 
 

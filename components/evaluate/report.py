@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,18 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from components.evaluate import plots
 from components.evaluate.figures import TARGETS, Headline, headlines
+from components.evaluate.players import player
+from components.evaluate.speech import SpeechResults
 from components.settings import Settings
 from cslm.evaluation.answers import NO_SCRIPT
 from cslm.evaluation.held_out import grouped, spread
 from cslm.evaluation.normalization import LanguageRules
+from cslm.evaluation.streaming import Timing
 from cslm.evaluation.tasks import Answer, Transcript
 from cslm.sequences import LANGUAGE_NAMES
 
 SAMPLES = 20
+READ_ALOUD = 6
 WRONG_ANSWERS = 30
 WORST_TRANSCRIPTS = 15
 SPLIT_NAMES = {"test": "test", "dev": "dev", "heldout_voice": "held-out voice"}
@@ -35,6 +39,10 @@ LABELS = {
     "mt": "Translation",
     "alignment": "Speech and text",
     "latency": "First speech",
+    "tts": "Reading aloud",
+    "resynthesis": "Speaking units again",
+    "dnsmos": "Sound quality",
+    "speaker_similarity": "Likeness of the voice",
 }
 METRIC_LABELS = {
     "wer": "word error rate",
@@ -45,8 +53,30 @@ METRIC_LABELS = {
     "similarity": "cosine of parallel utterances",
     "retrieval_accuracy": "retrieval accuracy",
     "speedup_over_full_chain": "speed-up over the full chain",
+    "audio_speedup": "sound, speed-up over the full chain",
+    "first_audio_ms": "first sound after the question",
+    "rtf": "seconds of work for a second of sound",
+    "underruns": "answers that run dry",
+    "reference_wer": "word error rate of the recordings",
+    "reference_cer": "character error rate of the recordings",
+    "speech_wer": "word error rate of the sound",
+    "speech_cer": "character error rate of the sound",
+    "speech_off_target": "wrong language of the sound",
+    "mean": "mean",
 }
-PLAIN = {"bleu": "{:.1f}", "speedup_over_full_chain": "{:.2f}x"}
+SOUND_NAMES = {
+    "reference": "recording",
+    "resynthesis": "its units, spoken again",
+    "tts": "its text, read aloud by the model",
+}
+PLAIN = {
+    "bleu": "{:.1f}",
+    "speedup_over_full_chain": "{:.2f}x",
+    "audio_speedup": "{:.2f}x",
+    "first_audio_ms": "{:.0f} ms",
+    "rtf": "{:.2f}",
+    "mean": "{:.2f}",
+}
 """Figures that are no fractions; the others are shown in percent."""
 
 
@@ -62,6 +92,7 @@ def write_report(
     folder: Path,
     metrics: Mapping[str, Any],
     results: Mapping[str, SplitResults],
+    speech: SpeechResults,
     rules: Mapping[str, LanguageRules],
     settings: Settings,
 ) -> None:
@@ -81,6 +112,14 @@ def write_report(
         headlines=first,
         rates_plot=_rates_plot(by_split, rules),
         latency_plot=plots.latency(metrics["latency"]) if metrics.get("latency", {}).get("n") else None,
+        speech=speech,
+        heard=spread(speech.answers, SAMPLES, settings.seed),
+        read=spread([s for s in speech.soundings if s.kind == "tts"], READ_ALOUD, settings.seed),
+        sound={(s.id, s.kind): s.samples for s in speech.soundings},
+        player=player,
+        sound_names=SOUND_NAMES,
+        spectrograms=_spectrograms(speech, settings.seed),
+        waterfall=plots.waterfall(_typical(speech.timings)) if speech.timings else None,
         confusion=confusion(test.answers),
         intents=intents(test.answers),
         samples=spread(test.answers, SAMPLES, settings.seed),
@@ -97,6 +136,20 @@ def write_report(
     _write_lines(
         folder / "transcripts.jsonl", (_transcript_row(s, t) for s, r in results.items() for t in r.transcripts)
     )
+
+
+def _typical(timings: Sequence[Timing]) -> Timing:
+    """The answer whose first sound came neither early nor late."""
+    return sorted(timings, key=lambda timing: timing.first_audio)[len(timings) // 2]
+
+
+def _spectrograms(speech: SpeechResults, seed: int) -> str | None:
+    """One recording, its units spoken again, and its text read aloud."""
+    kinds = grouped(speech.soundings, lambda sounding: sounding.id)
+    if not kinds:
+        return None
+    [chosen] = spread(list(kinds.values()), 1, seed)
+    return plots.spectrograms({SOUND_NAMES[sounding.kind]: sounding.samples for sounding in chosen})
 
 
 def percent(value: float) -> str:

@@ -137,6 +137,18 @@ class Evaluator:
                 done.append(Translated(item, self.model.builder.parse_text(ids)))
         return done
 
+    def read_aloud(self, utterances: Sequence[Utterance]) -> dict[str, list[int]]:
+        """Text to speech: id of each utterance -> the units that the model reads its text with."""
+        read: dict[str, list[int]] = {}
+        for language, group in grouped(utterances, lambda utterance: utterance.language).items():
+            prompts = [self.model.builder.prompt_tts(u.text, language) for u in group]
+            room = self._room(len(u.units) for u in group)
+            for utterance, ids in zip(
+                group, self._run(f"tts {language}", prompts, "speech", room), strict=True
+            ):
+                read[utterance.id] = self.model.builder.parse_units(ids)
+        return read
+
     def units_per_token(self, utterances: Sequence[Utterance]) -> float:
         """Speech units that a text token takes."""
         units = sum(len(utterance.units) for utterance in utterances)

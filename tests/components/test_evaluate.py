@@ -4,26 +4,35 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 import mlflow
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 import yaml
 
 from components.evaluate.__main__ import main
 from components.evaluate.figures import headlines
 from components.evaluate.report import SplitResults, confusion, intents, label, percent, write_report
+from components.evaluate.speech import SpeechResults
 from components.settings import Settings
+from cslm.audio import encode_flac
+from cslm.decoder import DecoderConfig, SpeechDecoder
+from cslm.decoder.vocoder import IstftVocoder
 from cslm.evaluation.error_rates import count_errors
 from cslm.evaluation.held_out import Dialogue, Utterance
 from cslm.evaluation.normalization import rules_for
 from cslm.evaluation.tasks import Answer, Transcript
 from cslm.sequences import Chunk, Parsed
+from cslm.shards import UTTERANCE, ShardWriter
 from cslm.tables import DIALOGUE, TRANSLATION
 from cslm.text_model import random_llama, train_text_tokenizer
+from cslm.tokenizer.speech_tokenizer import SpeechTokenizer, TokenizerConfig
 from cslm.vocabulary import extend
 
 PARAMS: dict[str, Any] = {
@@ -31,11 +40,19 @@ PARAMS: dict[str, Any] = {
     "languages": ["en", "zh"],
     "corpora": {"assistant": {"format": "shards", "path": "data/sample"}},
     "train_tokenizer": {"steps": 1},
+    "train_decoder": {"checkpoint": "models/decoder"},
     "text_model": {"steps": 1},
     "pretrain": {"learning_rate": 0.001},
     "finetune": {"learning_rate": 0.001},
-    "evaluate": {"batch_size": 4, "latency_questions": 2, "limit": 2},
+    "evaluate": {
+        "batch_size": 4,
+        "latency_questions": 2,
+        "limit": 2,
+        "judged_recordings": 2,
+        "judged_answers": 1,
+    },
 }
+ROOT = Path(__file__).parents[2]
 TEXTS = {"en": ("Is it far?", "It is not far."), "zh": ("远吗？", "不太远。")}
 SPLITS = ("train", "dev", "test", "heldout_voice")
 RULES = {language: rules_for(language) for language in TEXTS}
@@ -60,8 +77,23 @@ def project(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     extend(model, tokenizer, units=8, seed=1)
     model.save_pretrained(tmp_path / "work/model")
     tokenizer.save_pretrained(tmp_path / "work/model")
+    torch.manual_seed(1)
+    config = TokenizerConfig(hidden=32, layers=1, levels=[2, 2, 2], labels=["a", "b"])
+    SpeechTokenizer(config).save(tmp_path / "work/tokenizer")
+    voices = {"ann": "en", "wei": "zh"}
+    decoder = SpeechDecoder(DecoderConfig(8, voices, "", 16, 1, 4, 16, 1), IstftVocoder(16, 1))
+    decoder.save(tmp_path / "work/decoder")
+    shutil.copy(ROOT / "models.yaml", tmp_path)
     _write_items(tmp_path / "work")
     return tmp_path
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
+    """No package index in reach, and nothing fetched before."""
+    shutil.rmtree(home / "models", ignore_errors=True)
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("PIP_RETRIES", "0")
 
 
 def _write_items(work: Path) -> None:
@@ -77,8 +109,16 @@ def _write_items(work: Path) -> None:
         for lang in TEXTS
     ]
     translations = [(f"t-{s}", s, "en", TEXTS["en"][0], "zh", TEXTS["zh"][0]) for s in SPLITS]
-    for folder in ("aligned", "accepted"):
-        (work / folder).mkdir()
+    for folder in ("aligned", "accepted/utterances"):
+        (work / folder).mkdir(parents=True)
+    voices = {"en": "ann", "zh": "wei"}
+    time = np.arange(16_000) / 16_000
+    with ShardWriter(work / "accepted/utterances", UTTERANCE) as shards:
+        for number, u in enumerate(utterances):
+            tone = (0.2 * np.sin(2 * np.pi * (300 + 7 * number) * time)).astype(np.float32)
+            sound = {"audio": encode_flac(tone), "duration_s": 1.0, "sample_rate": 16_000, "source": "test"}
+            about = {name: u[name] for name in ("id", "text", "language", "split")}
+            shards.write(about | sound | {"speaker": voices[str(u["language"])]})
     pq.write_table(pa.Table.from_pylist(utterances), work / "aligned/shard-00000.parquet")
     for name, schema, rows in (
         ("dialogues", DIALOGUE, dialogues),
@@ -102,6 +142,12 @@ def test_the_stage_measures_everything(project: Path, capsys: pytest.CaptureFixt
             "en"
         ].keys()
     assert {"mt", "text_instruction", "alignment", "units", "latency"} <= metrics.keys()
+    assert metrics["tts"]["en"].keys() == {"wer", "ci95", "reference_wer", "reference_ci95", "n"}
+    assert metrics["resynthesis"]["zh"].keys() == {"cer", "ci95", "reference_cer", "reference_ci95", "n"}
+    for kind in ("reference", "resynthesis", "tts"):
+        assert 1 <= metrics["dnsmos"][kind]["en"]["mean"] <= 5
+        assert -1 <= metrics["speaker_similarity"][kind]["zh"]["mean"] <= 1
+    assert metrics["speaker_similarity"]["reference"]["en"]["n"] == 2
     assert {"mt", "latency"}.isdisjoint(metrics["heldout_voice"])
     assert -1 <= metrics["alignment"]["similarity"] <= 1
     assert metrics["units"]["en"]["perplexity"] > 1
@@ -113,6 +159,7 @@ def test_the_stage_measures_everything(project: Path, capsys: pytest.CaptureFixt
     assert first[0]["value"] == percent(metrics["asr"]["en"]["wer"])
     page = (project / "report/evaluation/index.html").read_text("utf-8")
     assert "at most 2 items of each kind" in page
+    assert page.count("<audio") >= 4 * 3, "recording, units spoken again and text read aloud of each"
     assert not re.search(r"(src|href)=\"(?!data:)", page), "the page needs nothing beside it"
     spoken = [
         json.loads(line) for line in (project / "report/evaluation/dialogues.jsonl").open(encoding="utf-8")
@@ -125,6 +172,19 @@ def test_the_stage_measures_everything(project: Path, capsys: pytest.CaptureFixt
     )]  # fmt: skip
 
 
+@pytest.mark.usefixtures("offline")
+def test_without_judges_speech_is_not_measured_and_nothing_is_made_up(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main()
+    metrics = json.loads((project / "metrics/evaluation.json").read_text("utf-8"))
+    assert {"tts", "resynthesis", "dnsmos", "speaker_similarity"}.isdisjoint(metrics)
+    assert "asr" in metrics
+    assert "note: speech is not measured" in capsys.readouterr().out
+    assert "Not measured" in (project / "report/evaluation/index.html").read_text("utf-8")
+
+
+@pytest.mark.usefixtures("offline")
 def test_questions_without_their_speech_are_told_of(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = project / "work/accepted/dialogues.parquet"
     rows = pq.read_table(path).to_pylist()
@@ -133,7 +193,7 @@ def test_questions_without_their_speech_are_told_of(project: Path, capsys: pytes
     pq.write_table(pa.Table.from_pylist(speechless, DIALOGUE), path)
     main()
     notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
-    assert notes == ["note: dev: 2 questions are not asked, as their speech is not there"]
+    assert notes[:1] == ["note: dev: 2 questions are not asked, as their speech is not there"]
 
 
 def test_a_missing_checkpoint_is_told(project: Path) -> None:
@@ -165,7 +225,7 @@ def test_the_report_shows_what_was_said_and_escapes_it(tmp_path: Path) -> None:
         )
     ]
     results = {"test": SplitResults(transcripts, [_answer("far-0", ("en", "en"), "It is <b>near</b>.", False)])}
-    write_report(tmp_path, {}, results, RULES, Settings.model_validate(PARAMS))
+    write_report(tmp_path, {}, results, SpeechResults(), RULES, Settings.model_validate(PARAMS))
     page = (tmp_path / "index.html").read_text("utf-8")
     assert "<del>weather</del>" in page
     assert "<ins>whether</ins>" in page
@@ -204,13 +264,16 @@ def test_confusion_counts_scripts_of_each_asked_language() -> None:
 
 
 def test_headlines_judge_by_direction() -> None:
-    metrics = {
+    metrics: dict[str, Any] = {
         "asr": {"en": {"wer": 0.05, "n": 9, "ci95": [0.01, 0.1]}, "zh": {"cer": 0.0501, "n": 9}},
         "conversation": {"en": {"exact_match": 0.9}},
         "cross_lingual": {"en_zh": {"exact_match": 0.84, "off_target": 0.01, "ci95": [0.8, 0.9]}},
         "mt": {"en_zh": {"bleu": 50.0}},
         "heldout_voice": {"asr": {"en": {"wer": 0.2}}},
     }
+    metrics["tts"] = {"zh": {"cer": 0.09, "reference_cer": 0.06}}  # at most 3.8 points above
+    metrics["dnsmos"] = {"tts": {"en": {"mean": 2.9}}, "reference": {"en": {"mean": 3.3}}}
+    metrics["latency"] = {"first_audio_ms": 700.0}
     found = {h.name: h for h in headlines(metrics)}
     assert {name: h.reached for name, h in found.items()} == {
         "asr.en.wer": True,
@@ -219,6 +282,11 @@ def test_headlines_judge_by_direction() -> None:
         "cross_lingual.en_zh.exact_match": False,
         "cross_lingual.en_zh.off_target": False,  # must stay below 1 %
         "mt.en_zh.bleu": None,
+        "tts.zh.cer": True,
+        "tts.zh.reference_cer": None,
+        "dnsmos.tts.en.mean": False,
+        "dnsmos.reference.en.mean": None,
+        "latency.first_audio_ms": True,
         "heldout_voice.asr.en.wer": False,
     }
     assert found["asr.en.wer"].paper == 0.098

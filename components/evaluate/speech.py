@@ -1,0 +1,148 @@
+"""The part of the evaluation that listens: recordings and judges in, figures and sounds out.
+
+The judges' weights are declared in models.yaml and fetched once, into `$CSLM_HOME/models`. Where they cannot be
+had nothing is made up: the figures are missing, and the report says "not measured".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from components.fetch.__main__ import fetch
+from components.fetch.catalog import load_catalog
+from components.fetch.packages import FetchFailed
+from components.settings import Settings
+from components.stage import home
+from cslm.audio import Samples, decode
+from cslm.conversation import Assistant
+from cslm.decoder import SpeechDecoder
+from cslm.evaluation.held_out import Dialogue, HeldOut, Utterance, grouped, spread
+from cslm.evaluation.judges import Dnsmos, Recognizer, SpeakerEncoder
+from cslm.evaluation.speech import (
+    Judges,
+    Listener,
+    Recording,
+    Sounding,
+    SpokenAnswer,
+    answer_metrics,
+    speech_metrics,
+)
+from cslm.evaluation.streaming import Timing, measure_streaming
+from cslm.evaluation.tasks import Answer, Evaluator
+from cslm.shards import read_rows
+from cslm.tokenizer import SpeechTokenizer
+
+UTTERANCES = Path("work/accepted/utterances")
+CATALOG = Path("models.yaml")
+JUDGES = ("whisper-base-ct2", "dnsmos", "resemblyzer")
+
+
+@dataclass(frozen=True)
+class SpeechResults:
+    """What was heard; `missing` says why there is nothing."""
+
+    soundings: list[Sounding] = field(default_factory=list)
+    answers: list[SpokenAnswer] = field(default_factory=list)
+    questions: Mapping[str, Samples] = field(default_factory=dict)
+    """Id of a spoken question -> its recording."""
+    timings: Sequence[Timing] = ()
+    """How the timed answers came, piece by piece."""
+    missing: str = ""
+
+
+def evaluate_speech(
+    evaluator: Evaluator,
+    decoder: SpeechDecoder,
+    tokenizer: SpeechTokenizer,
+    items: HeldOut,
+    answers: Sequence[Answer],
+    settings: Settings,
+) -> tuple[dict[str, Any], SpeechResults]:
+    """Figures of the speech of one split, and the sounds they are of."""
+    seed = settings.seed
+    judged = [
+        utterance
+        for group in grouped(items.utterances, lambda utterance: utterance.language).values()
+        for utterance in spread(group, settings.evaluate.judged_recordings, seed)
+    ]
+    spoken = [
+        answer
+        for group in grouped(answers, lambda answer: answer.dialogue.pair).values()
+        for answer in spread([a for a in group if a.parsed.units], settings.evaluate.judged_answers, seed)
+    ]
+    timed = spread(items.spoken, settings.evaluate.latency_questions, seed)
+    wanted = {u.id for u in judged} | {a.dialogue.question_speech for a in spoken}
+    sounds = _sounds(wanted | {dialogue.question_speech for dialogue in timed})
+    assistant = Assistant(evaluator.model, tokenizer, decoder)
+    streaming, timings = _streaming(evaluator, assistant, timed, sounds)
+    metrics: dict[str, Any] = {"latency": streaming}
+    try:
+        judges = open_judges()
+    except FetchFailed as reason:
+        print(f"note: speech is not measured: {reason}", flush=True)
+        return metrics, SpeechResults(timings=timings, missing=str(reason))
+    recordings = _recordings(judged, sounds, decoder)
+    left_out = len(judged) - len(recordings)
+    if left_out:
+        print(f"note: {left_out} recordings are by voices that the decoder does not have", flush=True)
+    read = evaluator.read_aloud([recording.utterance for recording in recordings])
+    total = len(recordings) + len(spoken)
+    done = iter(range(1, total + 1))
+    listener = Listener(
+        judges, decoder, evaluator.rules, lambda: evaluator.progress("speech", next(done), total)
+    )
+    soundings = listener.compare(recordings, read)
+    voices = {language: assistant.voices(language)[0] for language in assistant.languages}
+    heard = listener.answers([a for a in spoken if a.dialogue.answer_language in voices], voices)
+    metrics |= speech_metrics(soundings, evaluator.rules, seed) | answer_metrics(heard, evaluator.rules, seed)
+    return metrics, SpeechResults(
+        soundings, heard, {name: sound for name, (sound, _) in sounds.items()}, timings
+    )
+
+
+def open_judges() -> Judges:
+    """All judges, fetched if they are not here yet.
+
+    Raises:
+        FetchFailed: the weights of one cannot be had.
+    """
+    catalog = load_catalog(CATALOG)
+    folders = {name: home() / "models" / name for name in JUDGES}
+    for name, folder in folders.items():
+        fetch(name, catalog[name], folder)
+    recognizer, quality, voices = folders.values()
+    return Judges(Recognizer(recognizer), Dnsmos(quality), SpeakerEncoder(voices).eval())
+
+
+def _sounds(wanted: Iterable[str]) -> dict[str, tuple[Samples, str]]:
+    """Recording and speaker of each utterance id."""
+    ids = set(wanted)
+    rows = read_rows(UTTERANCES, ["id", "audio", "speaker"])
+    return {row["id"]: (decode(row["audio"]), row["speaker"]) for row in rows if row["id"] in ids}
+
+
+def _recordings(
+    utterances: Iterable[Utterance], sounds: Mapping[str, tuple[Samples, str]], decoder: SpeechDecoder
+) -> list[Recording]:
+    """Those whose voice the decoder has."""
+    return [
+        Recording(utterance, speaker, samples)
+        for utterance in utterances
+        for samples, speaker in [sounds[utterance.id]]
+        if speaker in decoder.config.voices
+    ]
+
+
+def _streaming(
+    evaluator: Evaluator,
+    assistant: Assistant,
+    questions: Sequence[Dialogue],
+    sounds: Mapping[str, tuple[Samples, str]],
+) -> tuple[dict[str, Any], list[Timing]]:
+    asked = [(sounds[d.question_speech][0], d.answer_language) for d in questions]
+    return measure_streaming(
+        assistant, asked, lambda done: evaluator.progress("streaming", done, len(questions))
+    )

@@ -1,0 +1,107 @@
+"""Figures of speech, from judgments that the test made up; and times of answers, by a clock that it holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cslm.conversation import Event, Heard, Speech, Text
+from cslm.evaluation.error_rates import count_errors
+from cslm.evaluation.held_out import Dialogue
+from cslm.evaluation.normalization import rules_for
+from cslm.evaluation.speech import Sounding, SpokenAnswer, answer_metrics, speech_metrics
+from cslm.evaluation.streaming import answer_timing, measure_streaming
+from cslm.evaluation.tasks import Answer
+from cslm.sequences import Parsed
+
+RULES = {language: rules_for(language) for language in ("en", "zh")}
+SILENCE = np.zeros(16_000, np.float32)
+
+
+def sounding(
+    name: str, kind: str, text: str, heard: str, quality: float, angle: float, language: str = "en"
+) -> Sounding:
+    vector = np.array([np.cos(angle), np.sin(angle)], np.float32)
+    errors = count_errors(text, heard, RULES[language])
+    return Sounding(name, kind, language, "ann", text, heard, errors, quality, vector, SILENCE)
+
+
+def test_each_kind_is_beside_the_recordings() -> None:
+    heard = []
+    for name, angle in (("a", 0.0), ("b", np.pi / 3)):
+        heard += [
+            sounding(name, "reference", "one two three four", "one two three four", 3.0, angle),
+            sounding(name, "resynthesis", "one two three four", "one two tree four", 2.5, angle),
+            sounding(name, "tts", "one two three four", "one four", 2.0, angle + np.pi / 3),
+        ]
+    metrics = speech_metrics(heard, RULES, seed=1)
+    assert metrics["tts"]["en"]["wer"] == pytest.approx(4 / 8)
+    assert metrics["resynthesis"]["en"]["wer"] == pytest.approx(2 / 8)
+    assert metrics["tts"]["en"]["reference_wer"] == metrics["resynthesis"]["en"]["reference_wer"] == 0
+    assert metrics["dnsmos"]["resynthesis"]["en"]["mean"] == pytest.approx(2.5)
+    alike = {kind: metrics["speaker_similarity"][kind]["en"]["mean"] for kind in ("reference", "tts")}
+    assert alike["reference"] == pytest.approx(0.5), "cos 60°: each against the other, never against itself"
+    assert alike["tts"] == pytest.approx((1.0 - 0.5) / 2), "a is where b was, b is at 120° of a"
+
+
+def test_answers_are_judged_by_their_own_text_and_by_pair() -> None:
+    def answer(asked: str, wanted: str, text: str, heard: str, found: str) -> SpokenAnswer:
+        dialogue = Dialogue("d", asked, "q", "s", (1,), wanted, "right answer")
+        judged = Answer(
+            dialogue, Parsed("q", (), True), count_errors("q", "q", RULES[asked]), True, 1, False, ""
+        )
+        return SpokenAnswer(judged, sounding("d", "answer", text, heard, 3.0, 0.0, wanted), found)
+
+    metrics = answer_metrics(
+        [
+            answer("en", "en", "it is far", "it is far", "en"),
+            answer("en", "en", "it is far", "it was far", "zh"),
+            answer("en", "zh", "很远", "很近", "zh"),
+        ],
+        RULES,
+        seed=1,
+    )
+    assert metrics["conversation"]["en"]["speech_wer"] == pytest.approx(1 / 6)
+    assert metrics["conversation"]["en"]["speech_off_target"] == 0.5
+    assert metrics["cross_lingual"]["en_zh"]["speech_cer"] == 0.5
+    assert metrics["cross_lingual"]["en_zh"]["speech_off_target"] == 0
+
+
+class Scripted:
+    """An assistant whose events come at given times of the test's own clock."""
+
+    def __init__(self, scripts: dict[str, list[tuple[float, Event]]]) -> None:
+        self._scripts, self.now = scripts, 0.0
+
+    def answer(self, question: Any, language: str | None, chain: str) -> Iterator[Event]:
+        begin = self.now
+        for seconds, event in self._scripts[chain]:
+            self.now = begin + seconds
+            yield event
+
+
+def sound(seconds: float) -> Speech:
+    return Speech(np.zeros(int(16_000 * seconds), np.float32))
+
+
+@pytest.mark.parametrize(("late", "dry"), [(1.4, False), (1.6, True)])
+def test_an_answer_runs_dry_if_its_sound_ends_before_more_is_there(late: float, dry: bool) -> None:
+    script = [(0.1, Heard("q")), (0.3, Text("a")), (0.5, sound(1.0)), (late, sound(0.5))]
+    assistant = Scripted({"interleaved": script})
+    timing = answer_timing(assistant, SILENCE, "en", "interleaved", lambda: assistant.now)  # type: ignore[arg-type]
+    assert timing is not None
+    assert (timing.first_text, timing.first_audio, timing.sounding) == pytest.approx((0.3, 0.5, 1.5))
+    assert timing.ran_dry == dry
+
+
+def test_only_questions_that_both_chains_speak_to_are_compared() -> None:
+    spoken: list[tuple[float, Event]] = [(0.1, Text("a")), (0.2, sound(1.0))]
+    both = SimpleNamespace(answer=Scripted({"interleaved": spoken, "full": spoken}).answer)
+    one = SimpleNamespace(answer=Scripted({"interleaved": spoken, "full": [(0.1, Text("a"))]}).answer)
+    figures, timings = measure_streaming(both, [(SILENCE, "en")] * 3)  # type: ignore[arg-type]
+    assert (figures["audio_n"], figures["underruns"], len(timings)) == (3, 0, 3)
+    assert measure_streaming(one, [(SILENCE, "en")] * 3) == ({}, [])  # type: ignore[arg-type]
