@@ -14,7 +14,7 @@ export XDG_CONFIG_HOME := $(CSLM_HOME)/config
 PYTEST := -m pytest -q --durations=5
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo from-scratch up down test test-orchestrator test-components lint clean
+.PHONY: help setup demo from-scratch chat up down test test-orchestrator test-components lint clean
 
 help:  ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | awk -F'\t' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -27,6 +27,9 @@ demo: setup  ## Corpus to registered model, in front of you (PROFILE=, SET='key=
 
 from-scratch: setup  ## The same from random weights, and how long it took
 	@time PROFILE=from-scratch $(ORCHESTRATOR) -m infra.demo
+
+chat: setup  ## A page to talk to the registered model
+	@$(COMPONENTS) -m components.chat
 
 up: setup  ## Airflow and MLflow in the background (AIRFLOW_PORT=8080, MLFLOW_PORT=5000)
 	@$(ORCHESTRATOR) -m infra.services up

@@ -2,7 +2,7 @@
 
 Run:  python -m components.register
 
-Needs work/model, work/tokenizer, metrics/evaluation.json, report/evaluation, params.yaml and
+Needs work/model, work/tokenizer, work/decoder, metrics/evaluation.json, report/evaluation, params.yaml and
 requirements/components.in in the current folder. The same result again makes no second version; it gets the
 alias back. The version's pyfunc model (components/register/model.py) and metrics hang on the pipeline's MLflow
 run if `MLFLOW_PARENT_RUN_ID` names it, else on a run of their own.
@@ -31,12 +31,13 @@ from components.settings import Settings
 from components.stage import Stage, StageFailed, flatten
 
 ALIAS = "candidate"
-MODEL, TOKENIZER = Path("work/model"), Path("work/tokenizer")
+MODEL, TOKENIZER, DECODER = Path("work/model"), Path("work/tokenizer"), Path("work/decoder")
 EVALUATION, REPORT = Path("metrics/evaluation.json"), Path("report/evaluation")
 REQUIREMENTS = Path("requirements/components.in")
 MADE_BY = {
     MODEL / "config.json": "dvc repro finetune",
     TOKENIZER / "model.safetensors": "dvc repro train_tokenizer",
+    DECODER / "config.json": "dvc repro train_decoder",
     EVALUATION: "dvc repro evaluate",
     REPORT: "dvc repro evaluate",
     REQUIREMENTS: "git checkout",
@@ -49,6 +50,7 @@ SIGNATURE = ModelSignature(
             ColSpec(ANYTHING, "audio", required=False),
             ColSpec(ANYTHING, "text", required=False),
             ColSpec(ANYTHING, "answer_language", required=False),
+            ColSpec(ANYTHING, "voice", required=False),
         ]
     ),
     outputs=Schema(
@@ -56,6 +58,7 @@ SIGNATURE = ModelSignature(
             ColSpec(DataType.string, "question"),
             ColSpec(DataType.string, "answer"),
             ColSpec(Array(DataType.long), "units"),
+            ColSpec(DataType.string, "wav"),
             ColSpec(DataType.boolean, "well_formed"),
         ]
     ),
@@ -66,7 +69,7 @@ SIGNATURE = ModelSignature(
 def main() -> None:
     """Register the model in work/model, unless its very result is registered already.
 
-    Reads work/model, work/tokenizer, metrics/evaluation.json, report/evaluation, params.yaml and
+    Reads work/model, work/tokenizer, work/decoder, metrics/evaluation.json, report/evaluation, params.yaml and
     requirements/components.in of the current folder.
     """
     with Stage("register") as stage:
@@ -74,7 +77,7 @@ def main() -> None:
             if not path.exists():
                 raise StageFailed(f"{path} is missing; make it first ({command})")
         evaluation = json.loads(EVALUATION.read_text("utf-8"))
-        digest = result_digest([MODEL, TOKENIZER], evaluation)
+        digest = result_digest([MODEL, TOKENIZER, DECODER], evaluation)
         name = stage.settings.register_.model
         client = MlflowClient()
         try:
@@ -115,7 +118,12 @@ def create_version(run_id: str, settings: Settings, evaluation: Mapping[str, Any
         name=name.replace(".", "-"),
         run_id=run_id,
         python_model=served.__file__,
-        artifacts={"model": str(MODEL), "tokenizer": str(TOKENIZER), "report": str(REPORT)},
+        artifacts={
+            "model": str(MODEL),
+            "tokenizer": str(TOKENIZER),
+            "decoder": str(DECODER),
+            "report": str(REPORT),
+        },
         code_paths=[str(Path(cslm.__file__).parent)],
         model_config={"languages": settings.languages},
         signature=SIGNATURE,

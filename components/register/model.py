@@ -1,7 +1,8 @@
 """The model as the registry serves it: spoken or written questions in, answers out.
 
     model = mlflow.pyfunc.load_model("models:/cslm@candidate")
-    model.predict({"audio": Path("question.wav").read_bytes(), "answer_language": "zh"})
+    answer = model.predict({"audio": Path("question.wav").read_bytes(), "answer_language": "zh"})
+    Path("answer.wav").write_bytes(base64.b64decode(answer["wav"][0]))
 
 MLflow logs this file as it is ("models from code"), with `cslm` beside it: nothing is pickled.
 """
@@ -20,15 +21,16 @@ import numpy as np
 import pandas as pd
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
-from cslm.audio import BadAudio, Samples, decode
+from cslm.audio import BadAudio, Samples, decode, encode_wav
+from cslm.decoder import SpeechDecoder
 from cslm.generation import SpeechLanguageModel
 from cslm.grammar import Reply
 from cslm.pronunciation import is_han
 from cslm.tokenizer.speech_tokenizer import SpeechTokenizer
 from cslm.units import merge_runs
 
-INPUTS = ("audio", "text", "answer_language")
-OUTPUTS = ("question", "answer", "units", "well_formed")
+INPUTS = ("audio", "text", "answer_language", "voice")
+OUTPUTS = ("question", "answer", "units", "wav", "well_formed")
 MAX_DURATION_S = 30.0
 DEFAULTS = {"max_new_tokens": 512, "batch_size": 16}
 
@@ -41,22 +43,25 @@ class Question:
     units: list[int] | None
     text: str
     answer_language: str | None
+    voice: str | None
 
 
 class Dialogue(PythonModel):
     """Answers questions.
 
     Input columns: `audio` (bytes of a WAV, FLAC, MP3 or Ogg file of up to 30 s, or the same in base64, as
-    JSON needs it) or `text`; and, if wanted, `answer_language` (by default the question's own).
-    Output columns: `question` (what was heard or given), `answer`, `units` (speech units of the answer,
-    runs merged; empty for a written question), `well_formed` (the answer is whole, its markers in order).
+    JSON needs it) or `text`; and, if wanted, `answer_language` (by default the question's own) and `voice` (by
+    default the first of that language).
+    Output columns: `question` (what was heard or given), `answer`, `units` (speech units of the answer, runs
+    merged), `wav` (its sound: a WAV file in base64), `well_formed` (the answer is whole, its markers in order).
     """
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Open the checkpoint and the speech tokenizer among the version's artifacts."""
+        """Open the checkpoint, the speech tokenizer and the speech decoder among the version's artifacts."""
         self.languages: list[str] = list(context.model_config["languages"])
         self.tokenizer = SpeechTokenizer.load(Path(context.artifacts["tokenizer"]))
         self.model = SpeechLanguageModel.load(Path(context.artifacts["model"]))
+        self.decoder = SpeechDecoder.load(Path(context.artifacts["decoder"]))
 
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: Mapping[str, Any] | None = None
@@ -64,31 +69,50 @@ class Dialogue(PythonModel):
         """Answer every row.
 
         Raises:
-            ValueError: both or neither of audio and text, unusable audio, an unknown language, or too long
-                a question; the message names the row and what is allowed.
+            ValueError: both or neither of audio and text, unusable audio, an unknown language or voice, or too
+                long a question; the message names the row and what is allowed.
         """
         options = DEFAULTS | dict(params or {})
         questions = [self._read(row, cells) for row, cells in enumerate(_rows(model_input))]
         spoken = [question for question in questions if question.units is not None]
         written = [question for question in questions if question.units is None]
         answers = self._answer_spoken(spoken, options) | self._answer_written(written, options)
-        return pd.DataFrame([answers[question.row] for question in questions], columns=list(OUTPUTS))
+        rows = []
+        for question in questions:
+            heard, text, units, whole = answers[question.row]
+            rows.append((heard, text, units, self._sound(units, text, question.voice), whole))
+        return pd.DataFrame(rows, columns=list(OUTPUTS))
+
+    def _sound(self, units: list[int], text: str, voice: str | None) -> str:
+        """The answer's speech as a WAV file in base64; empty if it has none."""
+        if not units:
+            return ""
+        return base64.b64encode(encode_wav(self.decoder.speak(units, voice or self._voice(text)))).decode()
+
+    def _voice(self, text: str) -> str:
+        """A voice of the text's language, the first one if there are none."""
+        language = "zh" if any(map(is_han, text)) else "en"
+        natives = [name for name, native in self.decoder.config.voices.items() if native == language]
+        return (natives or self.decoder.voices)[0]
 
     def _read(self, row: int, cells: Mapping[str, Any]) -> Question:
-        audio, text, language = (cells.get(name) for name in INPUTS)
+        audio, text, language, voice = (cells.get(name) for name in INPUTS)
         if (audio is None) == (text is None):
             found = "neither" if audio is None else "both"
             raise ValueError(f"row {row}: {found} of audio and text given; exactly one is needed")
         if language is not None and language not in self.languages:
             known = ", ".join(self.languages)
             raise ValueError(f"row {row}: answer_language {language!r} is unknown; allowed: {known}")
+        if voice is not None and voice not in self.decoder.voices:
+            known = ", ".join(self.decoder.voices)
+            raise ValueError(f"row {row}: voice {voice!r} is unknown; allowed: {known}")
         if audio is None:
             if not isinstance(text, str):
                 raise ValueError(f"row {row}: text must be a string, not {type(text).__name__}")
-            return Question(row, None, text.strip(), language)
+            return Question(row, None, text.strip(), language, voice)
         [frames] = self.tokenizer.encode([_decode(row, audio)])
         units, _ = merge_runs(frames)
-        return Question(row, units, "", language)
+        return Question(row, units, "", language, voice)
 
     def _answer_spoken(self, questions: list[Question], options: Mapping[str, int]) -> dict[int, Any]:
         """Answer directly, then once more those whose question turned out to be in another language.
@@ -115,7 +139,7 @@ class Dialogue(PythonModel):
         return answers
 
     def _answer_written(self, questions: list[Question], options: Mapping[str, int]) -> dict[int, Any]:
-        """Answer in the question's language; for another one the question is translated first."""
+        """Answer in the question's language (for another one it is translated first), and read that aloud."""
         builder = self.model.builder
         asked = [question.text for question in questions]
         foreign = [i for i, q in enumerate(questions) if not self._is_in(q.text, q.answer_language)]
@@ -126,11 +150,14 @@ class Dialogue(PythonModel):
         prompts = [
             builder.prompt_text(text, q.answer_language) for text, q in zip(asked, questions, strict=True)
         ]
+        replies = self._generate(questions, prompts, "text", options)
+        texts = [builder.parse_text(ids) for ids in replies]
+        prompts = [builder.prompt_tts(text, "") for text in texts]
+        speech = self._generate(questions, prompts, "speech", options)
         answers: dict[int, Any] = {}
-        for question, ids in zip(questions, self._generate(questions, prompts, "text", options), strict=True):
-            answer = builder.parse_text(ids)
-            whole = bool(answer) and not builder.parse_units(ids) and len(ids) < options["max_new_tokens"]
-            answers[question.row] = (question.text, answer, [], whole)
+        for question, ids, text, sound in zip(questions, replies, texts, speech, strict=True):
+            whole = bool(text) and max(len(ids), len(sound)) < options["max_new_tokens"]
+            answers[question.row] = (question.text, text, builder.parse_units(sound) if text else [], whole)
         return answers
 
     def _is_in(self, text: str, language: str | None) -> bool:

@@ -15,7 +15,7 @@ import yaml
 from components.settings import Corpus, Settings
 from components.stage import flatten
 
-VOLATILE = ("mlflow_run_id", "latency")
+VOLATILE = ("mlflow_run_id", "latency", "dnsmos", "speaker_similarity", "speech_dnsmos")
 DECIMALS = 6
 SPLITS = {"test": "", "dev": "dev.", "held-out voice": "heldout_voice."}
 SHOWN = ("wer", "cer", "exact_match", "f1", "off_target", "bleu", "similarity", "speedup_over_full_chain")
@@ -24,7 +24,8 @@ SHOWN = ("wer", "cer", "exact_match", "f1", "off_target", "bleu", "similarity", 
 def result_digest(folders: list[Path], evaluation: Mapping[str, Any]) -> str:
     """SHA-256 over every file of `folders` and the evaluation, without what the clock or a rerun changes.
 
-    Left out: run ids and latencies. Numbers count to six decimals: threads add up in any order.
+    Left out: run ids, latencies, and the judges' marks for sound, which follow from the rest. Numbers count to
+    six decimals: threads add up in any order.
     """
     digest = hashlib.sha256()
     for folder in folders:

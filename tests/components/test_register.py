@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from mlflow.pyfunc.model import PythonModelContext
 from components.register.__main__ import main
 from components.register.model import Dialogue
 from components.register.result import result_digest
+from cslm.decoder import DecoderConfig, SpeechDecoder
+from cslm.decoder.vocoder import IstftVocoder
 from cslm.text_model import random_llama, train_text_tokenizer
 from cslm.tokenizer.speech_tokenizer import SpeechTokenizer, TokenizerConfig
 from cslm.vocabulary import extend
@@ -38,6 +41,7 @@ PARAMS = {
     "languages": ["en", "zh"],
     "corpora": {"assistant": {"format": "shards", "path": "data/sample"}},
     "train_tokenizer": {"steps": 1},
+    "train_decoder": {"checkpoint": "models/decoder"},
     "text_model": {"steps": 1},
     "pretrain": {"learning_rate": 0.001},
     "finetune": {"learning_rate": 0.001},
@@ -46,7 +50,7 @@ PARAMS = {
 
 @pytest.fixture(scope="module")
 def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """work/model and work/tokenizer with random weights, and an empty MLflow store."""
+    """work/model, work/tokenizer and work/decoder with random weights, and an empty MLflow store."""
     root = tmp_path_factory.mktemp("artifacts")
     MlflowClient(f"sqlite:///{root}/mlflow.db").search_experiments()
     text_tokenizer = train_text_tokenizer(["what is the capital of france?", "法国的首都是哪里"], 300)
@@ -57,6 +61,9 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(1)
     config = TokenizerConfig(hidden=32, layers=2, levels=[2, 2, 2], labels=["a", "b"])
     SpeechTokenizer(config).save(root / "work/tokenizer")
+    voices = {"ann": "en", "wei": "zh"}
+    decoder = SpeechDecoder(DecoderConfig(8, voices, "", 16, 1, 4, 16, 1), IstftVocoder(16, 1))
+    decoder.save(root / "work/decoder")
     return root
 
 
@@ -65,11 +72,8 @@ def workspace(artifacts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     """A folder as the pipeline leaves it behind, with an MLflow of its own."""
     for name in ("work", "metrics", "report/evaluation", "requirements", "data", "var"):
         (tmp_path / name).mkdir(parents=True)
-    for name in ("model", "tokenizer"):
-        folder = tmp_path / "work" / name
-        folder.mkdir()
-        for path in (artifacts / "work" / name).iterdir():
-            (folder / path.name).write_bytes(path.read_bytes())
+    for name in ("model", "tokenizer", "decoder"):
+        shutil.copytree(artifacts / "work" / name, tmp_path / "work" / name)
     (tmp_path / "var/mlflow.db").write_bytes((artifacts / "mlflow.db").read_bytes())
     write(tmp_path / "metrics/evaluation.json", json.dumps(EVALUATION))
     write(tmp_path / "report/evaluation/index.html", "<p>report</p>")
@@ -142,7 +146,7 @@ def test_a_version_says_where_it_came_from_and_how_good_it_is(monkeypatch: pytes
     monkeypatch.setenv("MLFLOW_PARENT_RUN_ID", parent.info.run_id)
     main()
     [version] = versions()
-    digest = result_digest([Path("work/model"), Path("work/tokenizer")], EVALUATION)
+    digest = result_digest([Path(f"work/{name}") for name in ("model", "tokenizer", "decoder")], EVALUATION)
     assert version.tags == {
         "git_commit": "c0ffee",
         "pipeline_run": "manual__1",
@@ -186,7 +190,7 @@ def test_the_candidate_answers_speech_and_text() -> None:
         ]
     )
     answers = model.predict(frame, few)
-    assert list(answers.columns) == ["question", "answer", "units", "well_formed"]
+    assert list(answers.columns) == ["question", "answer", "units", "wav", "well_formed"]
     assert answers["question"][1] == "what is the capital of france?"
     assert all(isinstance(unit, int) and 0 <= unit < 8 for units in answers["units"] for unit in units)
     assert not answers["well_formed"].any(), "five tokens of random weights are no whole answer"
@@ -203,6 +207,7 @@ def test_bad_input_is_named_with_what_is_allowed() -> None:
     model = mlflow.pyfunc.load_model("models:/cslm@candidate")
     for cells, said in [
         ({"text": "hi", "answer_language": "xx"}, "answer_language 'xx' is unknown; allowed: en, zh"),
+        ({"text": "hi", "voice": "bob"}, "voice 'bob' is unknown; allowed: ann, wei"),
         ({"text": "hi", "audio": wav()}, "row 0: both of audio and text given"),
         ({"answer_language": "en"}, "row 0: neither of audio and text given"),
         ({"text": ""}, "row 0: neither of audio and text given"),
@@ -221,7 +226,7 @@ def test_bad_input_is_named_with_what_is_allowed() -> None:
 def test_another_language_is_asked_for_only_if_the_question_is_not_in_it(
     artifacts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folders = {name: str(artifacts / "work" / name) for name in ("model", "tokenizer")}
+    folders = {name: str(artifacts / "work" / name) for name in ("model", "tokenizer", "decoder")}
     languages = {"languages": ["en", "zh"]}
     context = PythonModelContext(folders, languages)  # type: ignore[no-untyped-call]  # MLflow's is untyped
     served = Dialogue()
@@ -235,6 +240,9 @@ def test_another_language_is_asked_for_only_if_the_question_is_not_in_it(
         for prompt in prompts:
             asked.append(str(builder.tokenizer.decode([t for t in prompt if not builder.is_unit(t)])))
             text = "你好" if "中文" in asked[-1] or "Chinese" in asked[-1] or "你好" in asked[-1] else "hi"
+            if reply == "speech":
+                replies.append(builder.speech_ids([5]))
+                continue
             spoken = [builder.question_id, *builder.text_ids("hello"), builder.answer_id]
             ids = builder.text_ids(text)
             replies.append(
@@ -247,7 +255,11 @@ def test_another_language_is_asked_for_only_if_the_question_is_not_in_it(
     questions = {"audio": [wav()] * 3 + [None] * 3, "text": [None] * 3 + ["hello"] * 3}
     answers = served.predict(context, pd.DataFrame({**questions, "answer_language": wanted}))
     assert answers["answer"].tolist() == ["hi", "hi", "你好"] * 2
-    assert answers["units"].tolist() == [[3]] * 3 + [[]] * 3
+    assert answers["units"].tolist() == [[3]] * 3 + [[5]] * 3, "what is written is read aloud"
+    for answer, sound in zip(answers["answer"], answers["wav"], strict=True):
+        samples, rate = soundfile.read(io.BytesIO(base64.b64decode(sound)))
+        native = "ann" if answer == "hi" else "wei"
+        assert (rate, len(samples)) == (16_000, len(served.decoder.speak([3], native)))
     assert answers["well_formed"].all()
     assert sum("directly answer" in prompt for prompt in asked) == 3
     assert sum("用中文回答" in prompt for prompt in asked) == 1
@@ -257,7 +269,13 @@ def test_another_language_is_asked_for_only_if_the_question_is_not_in_it(
 
 @pytest.mark.usefixtures("workspace")
 @pytest.mark.parametrize(
-    "missing", ["work/model/config.json", "metrics/evaluation.json", "requirements/components.in"]
+    "missing",
+    [
+        "work/model/config.json",
+        "work/decoder/config.json",
+        "metrics/evaluation.json",
+        "requirements/components.in",
+    ],
 )
 def test_what_is_missing_is_named_with_the_command_that_makes_it(missing: str) -> None:
     Path(missing).unlink()

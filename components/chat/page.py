@@ -1,0 +1,155 @@
+"""The page itself: what is on it, and how an answer comes to it.
+
+Sound reaches the browser piece by piece: a hidden box holds all pieces so far as base64 PCM, and a script
+(player.js) queues those that it has not yet heard on the Web Audio clock, so nothing is cut or played twice.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import numpy as np
+import numpy.typing as npt
+
+from cslm.audio import SAMPLE_RATE, BadAudio, Samples, decode
+from cslm.conversation import LONGEST_S, Assistant, Event, Heard, Refused, Speech, Text
+from cslm.sequences import LANGUAGE_NAMES
+
+OWN = "as asked"
+FIRST = "of the answer's language"
+PLAYER = (Path(__file__).parent / "player.js").read_text("utf-8")
+STYLE = (Path(__file__).parent / "page.css").read_text("utf-8")
+EXAMPLES = (
+    ("What is the capital of France?", "zh"),
+    ("What is seven plus eight?", OWN),
+    ("How do you say water in Chinese?", OWN),
+    ("星期一后面是星期几？", "en"),
+    ("三加五等于几？", OWN),
+)
+KEPT_S = 3600
+"""How long recordings and answers are kept."""
+HEADS = ("after", "what", "sound")
+
+Turns = list[dict[str, Any]]
+View = tuple[Turns, str, list[list[str]], tuple[int, npt.NDArray[np.int16]] | None]
+"""Conversation, pieces of sound, timeline, and the whole answer with its sample rate."""
+
+
+def build(assistant: Assistant, title: str) -> gr.Blocks:
+    """The page for one assistant."""
+    languages = [(OWN, OWN)] + [(LANGUAGE_NAMES.get(name, name), name) for name in assistant.languages]
+    page = gr.Blocks(title="CSLM", analytics_enabled=False, delete_cache=(KEPT_S, KEPT_S))
+    with page:
+        gr.Markdown(f"# Talk to {title}\nAsk in one language, hear the answer in another.")
+        with gr.Row():
+            with gr.Column(scale=2):
+                audio = gr.Audio(
+                    label="Your question",
+                    sources=["upload", "microphone"],
+                    type="filepath",
+                    elem_id="question",
+                )
+                text = gr.Textbox(
+                    label="or written", placeholder="What is the capital of France?", elem_id="text"
+                )
+                language = gr.Dropdown(languages, value=OWN, label="Answer in", elem_id="language")
+                voice = gr.Dropdown([FIRST, *assistant.decoder.voices], value=FIRST, label="Voice")
+                with gr.Row():
+                    ask = gr.Button("Ask", variant="primary", elem_id="ask")
+                    stop = gr.Button("Stop", elem_id="stop")
+                gr.Examples([list(example) for example in EXAMPLES], [text, language], label="Try")
+            with gr.Column(scale=3):
+                talk = gr.Chatbot(label="Conversation", height=330, elem_id="talk")
+                answer = gr.Audio(label="The whole answer", interactive=False, elem_id="answer")
+                timeline = gr.Dataframe(
+                    headers=list(HEADS), label="How it came", interactive=False, elem_id="timeline"
+                )
+        pieces = gr.Textbox(visible="hidden", elem_id="pieces")
+        pieces.change(None, pieces, js="(value) => window.cslm.play(value)")
+
+        def respond(
+            path: str | None, written: str, wanted: str, named: str, turns: Turns
+        ) -> Iterator[tuple[Any, ...]]:
+            yield from answers(assistant, path, written, wanted, named, turns)
+
+        outputs = [talk, pieces, timeline, answer]
+        inputs = [audio, text, language, voice, talk]
+        begun = ask.click(None, js="() => window.cslm.begin()").then(respond, inputs, outputs)
+        entered = text.submit(None, js="() => window.cslm.begin()").then(respond, inputs, outputs)
+        stop.click(None, js="() => window.cslm.stop()", cancels=[begun, entered])
+    return page
+
+
+def serve(page: gr.Blocks, host: str, port: int, wait: bool = True) -> None:
+    """Serve the page; until it is interrupted, if `wait`."""
+    page.queue().launch(
+        server_name=host,
+        server_port=port,
+        prevent_thread_lock=not wait,
+        quiet=True,
+        show_error=True,
+        head=f"<script>{PLAYER}</script>",
+        css=STYLE,
+        footer_links=[],
+    )
+
+
+def answers(
+    assistant: Assistant, path: str | None, written: str, wanted: str, named: str, turns: Turns
+) -> Iterator[View]:
+    """What the page shows after each event of an answer; text wins where both are given."""
+    language = None if wanted == OWN else wanted
+    voice = None if named == FIRST else named
+    turns = list(turns or [])
+    begin = time.perf_counter()
+    rows: list[list[str]] = []
+    sound: list[Samples] = []
+    pieces: list[str] = []
+    said = ""
+    for event in _events(assistant, path, written, language, voice):
+        seconds = 0.0
+        if isinstance(event, Heard):
+            turns.append({"role": "user", "content": event.text or "…"})
+        elif isinstance(event, Speech):
+            sound.append(event.samples)
+            pieces.append(_pcm(event.samples))
+            seconds = len(event.samples) / SAMPLE_RATE
+        else:
+            turns = turns if said == "" else turns[:-1]
+            said += event.text
+            turns.append({"role": "assistant", "content": said})
+        what = {Heard: "heard", Text: "text", Speech: "sound", Refused: "refused"}[type(event)]
+        rows.append([f"{time.perf_counter() - begin:.2f} s", what, f"{seconds:.2f} s" if seconds else ""])
+        yield turns, json.dumps(pieces), rows, None
+    if sound:
+        yield turns, json.dumps(pieces), rows, (SAMPLE_RATE, _whole(np.concatenate(sound)))
+
+
+def _events(
+    assistant: Assistant, path: str | None, written: str, language: str | None, voice: str | None
+) -> Iterator[Event]:
+    if written.strip() or path is None:
+        yield from assistant.answer_written(written, language, voice)
+        return
+    try:
+        samples = decode(Path(path), 10 * LONGEST_S)
+    except BadAudio as error:
+        yield Refused(f"This recording cannot be used: {error}. Allowed: WAV, FLAC, MP3 or Ogg, up to 30 s.")
+        return
+    yield from assistant.answer(samples, language, voice)
+
+
+def _pcm(samples: Samples) -> str:
+    """16-bit samples in base64."""
+    return base64.b64encode(_whole(samples).tobytes()).decode()
+
+
+def _whole(samples: Samples) -> npt.NDArray[np.int16]:
+    """16-bit samples; those over full scale are cut off, as a piece does not know how loud the others are."""
+    return (samples.clip(-1, 1) * 32767).astype("<i2")

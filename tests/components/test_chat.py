@@ -1,0 +1,100 @@
+"""The page in a real browser, with the models that ship and a real recording; and what it says to bad input."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect, sync_playwright
+
+from components.chat.__main__ import open_registered
+from components.chat.page import FIRST, OWN, answers, build, serve
+from cslm.conversation import Assistant
+from cslm.shards import read_rows
+
+ROOT = Path(__file__).parents[2]
+CHROMIUM = shutil.which("chromium")
+QUESTION = "capital"
+
+
+@pytest.fixture(scope="module")
+def assistant() -> Assistant:
+    models = ROOT / "models"
+    return Assistant.load(models / "cslm", models / "tokenizer", models / "decoder")
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A held-out English question about a capital."""
+    rows = read_rows(ROOT / "data/sample/speech", ["id", "audio", "language"], ["test"])
+    row = next(r for r in rows if r["language"] == "en" and QUESTION in r["id"] and "-q-" in r["id"])
+    path = tmp_path_factory.mktemp("questions") / "question.ogg"
+    path.write_bytes(row["audio"])
+    return path
+
+
+@pytest.fixture(scope="module")
+def address(assistant: Assistant) -> Iterator[str]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    page = build(assistant, "the models that ship")
+    serve(page, "127.0.0.1", port, wait=False)
+    yield f"http://127.0.0.1:{port}"
+    page.close()
+
+
+@pytest.fixture
+def browser(address: str) -> Iterator[Page]:
+    if CHROMIUM is None:
+        pytest.skip("no chromium here: apt-get install -y chromium")
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--autoplay-policy=no-user-gesture-required"]
+        )
+        page = chromium.new_page(viewport={"width": 1120, "height": 860})
+        page.goto(address)
+        yield page
+        chromium.close()
+
+
+def test_a_recorded_question_is_answered_in_sound(browser: Page, recording: Path) -> None:
+    browser.locator("#question input[type=file]").set_input_files(recording)
+    expect(browser.locator("#question audio, #question #waveform").first).to_be_attached(timeout=20_000)
+    browser.locator("#language input").click()
+    browser.get_by_role("option", name="Chinese").click()
+    browser.locator("#ask").click()
+    expect(browser.locator("#talk .bot")).to_contain_text("首都", timeout=30_000)
+    expect(browser.locator("#talk .user")).to_contain_text("capital")
+    expect(browser.locator("#timeline")).to_contain_text("sound")
+    expect(browser.locator("#answer audio, #answer #waveform").first).to_be_attached(timeout=20_000)
+    seconds, dry = browser.evaluate("[window.cslm.seconds, window.cslm.dry]")
+    assert seconds > 1
+    assert dry == 0
+
+
+def test_a_written_question_is_answered_too(browser: Page) -> None:
+    browser.locator("#text textarea, #text input").first.fill("What is the capital of France?")
+    browser.locator("#ask").click()
+    expect(browser.locator("#talk .bot")).to_contain_text("Paris", timeout=30_000)
+    browser.wait_for_function("window.cslm.seconds > 1", timeout=20_000)
+
+
+def test_what_is_no_recording_is_told(assistant: Assistant, tmp_path: Path) -> None:
+    path = tmp_path / "letter.wav"
+    path.write_text("Dear model")
+    [(turns, pieces, _, whole)] = answers(assistant, str(path), "", OWN, FIRST, [])
+    assert "cannot be used: not readable as audio" in turns[-1]["content"]
+    assert (pieces, whole) == ("[]", None)
+
+
+def test_without_a_registered_model_it_says_how_to_make_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CSLM_HOME", str(tmp_path))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(SystemExit, match=r"no version of cslm is registered .* make demo"):
+        open_registered("cslm")
