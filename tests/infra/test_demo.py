@@ -105,10 +105,13 @@ def test_table_marks_what_misses_its_target(tmp_path: Path) -> None:
 
 @pytest.fixture
 def interruptible() -> Iterator[None]:
-    """Programs started by the test hear SIGINT, as in a terminal; a shell's background jobs are deaf to it."""
+    """Programs started by the test hear SIGINT and SIGHUP, as in a terminal; a shell's background jobs are deaf
+    to the one, and under nohup to the other."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    hangup = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
     signal.signal(signal.SIGINT, before)
+    signal.signal(signal.SIGHUP, hangup)
 
 
 def hanging_demo(project: Path, run: str, plus: int, before: Sequence[str] = ()) -> subprocess.Popen[str]:
@@ -154,6 +157,7 @@ def test_interrupt_ends_the_stage_too(project: Path) -> None:
         assert (states["stopped"], states["next"], waiting.fetchone()) == ("failed", "success", (0,))
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_a_closed_terminal_ends_the_stage_and_so_does_a_killed_demo(project: Path) -> None:
     for plus, (run, number) in enumerate([("hung-up", signal.SIGHUP), ("killed", signal.SIGKILL)], start=20):
         process = hanging_demo(project, run, plus)
