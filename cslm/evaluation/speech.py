@@ -171,7 +171,7 @@ def answer_metrics(
         numbers = {
             f"speech_{rules[wanted].metric}": rate,
             "speech_ci95": interval,
-            "speech_off_target": mean(each.heard_language != wanted for each in group),
+            "speech_off_target": mean(float(each.heard_language != wanted) for each in group),
             "speech_n": len(group),
         }
         kind, key = ("conversation", asked) if asked == wanted else ("cross_lingual", f"{asked}_{wanted}")

@@ -93,7 +93,7 @@ def _figures(ours: Sequence[Timing], full: Sequence[Timing]) -> dict[str, Any]:
         "first_audio_ms_worst": max(first),
         "first_text_ms": mean(1000 * timing.first_text for timing in ours),
         "rtf": sum(timing.end for timing in ours) / sum(timing.sounding for timing in ours),
-        "underruns": mean(timing.ran_dry for timing in ours),
+        "underruns": mean(float(timing.ran_dry) for timing in ours),
         "full_chain_first_audio_ms": mean(1000 * timing.first_audio for timing in full),
         "audio_speedup": mean(t.first_audio for t in full) / mean(t.first_audio for t in ours),
         "audio_n": len(ours),

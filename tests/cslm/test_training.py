@@ -112,7 +112,7 @@ def test_what_a_unit_speaks_is_learned_in_the_middle_of_the_network(
     sequences = [builder.asr(units, text, "en", [2 * unit for unit in units]) for units in runs]
     pack(iter(sequences), tmp_path / "rows", 128, builder.end_id, seed=1)
     model = copy.deepcopy(tiny[0])
-    config = dataclasses.replace(CONFIG, learning_rate=1e-2, epochs=40.0, max_steps=400, checkpoint_minutes=9.0)
+    config = dataclasses.replace(CONFIG, learning_rate=3e-3, epochs=40.0, max_steps=400, checkpoint_minutes=9.0)
     trained = train(model, PackedRows(tmp_path / "rows"), config, tmp_path / "c", lambda step, numbers: None)
     assert trained.log[-1]["loss.listening.en"] < 0.5  # of 2.8 where nothing is known
     first = sequences[0].input_ids.index(builder.speech_ids(runs[0])[1])
