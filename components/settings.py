@@ -295,9 +295,9 @@ class Evaluate(Section):
     limit: Count | None = None
     """Evaluate only so many items of each kind (for a quick look; the report says so)."""
     latency_questions: Count = 30
-    judged_recordings: Count = 20
+    judged_recordings: Count = 14
     """Test recordings of each language that are spoken again, and read aloud, for the judges of speech."""
-    judged_answers: Count = 10
+    judged_answers: Count = 7
     """Spoken answers of each pair of languages that the judges hear."""
 
 
