@@ -1,8 +1,12 @@
-"""Greedy generation of text and units with a trained model, one at a time or in batches."""
+"""Generation of text and units with a trained model: streamed, one at a time, or in batches.
+
+Greedy unless a `Sampling` is given: evaluation has to give the same numbers again.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +17,37 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicCache
+from transformers.generation.logits_process import TopPLogitsWarper
 
-from cslm.grammar import Grammar, Reply
+from cslm.grammar import Grammar, Pick, Reply, greedy
 from cslm.sequences import IGNORE, Sequence, SequenceBuilder
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Draw the next token from the most probable ones (nucleus sampling); the paper's values (section 4)."""
+
+    top_p: float = 0.7
+    """The most probable tokens that together have this probability may be drawn."""
+    temperature: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p {self.top_p} is not allowed; give more than 0 and at most 1")
+        if self.temperature <= 0:
+            raise ValueError(f"temperature {self.temperature} is not allowed; give more than 0")
+
+    def pick(self) -> Pick:
+        """A way to draw that starts at the seed."""
+        generator = torch.Generator().manual_seed(self.seed)
+        nucleus = TopPLogitsWarper(self.top_p)
+
+        def draw(scores: Tensor) -> Tensor:
+            kept = nucleus(None, scores.float() / self.temperature)
+            return torch.multinomial(kept.softmax(-1).cpu(), 1, generator=generator)[:, 0]
+
+        return draw
 
 
 class SpeechLanguageModel:
@@ -79,7 +111,7 @@ class SpeechLanguageModel:
                 use_cache=True,
                 logits_to_keep=1,
             ).logits
-            chosen = self._grammar.choose(logits[:, -1], grown)
+            chosen = self._grammar.choose(logits[:, -1], grown, greedy)
             alive = [i for i, token in enumerate(chosen) if token != self.builder.end_id]
             for i in alive:
                 answers[rows[i]].append(chosen[i])
@@ -95,14 +127,17 @@ class SpeechLanguageModel:
         return answers
 
     @torch.inference_mode()
-    def stream(self, prompt: list[int], reply: Reply, max_new_tokens: int) -> Iterator[int]:
+    def stream(
+        self, prompt: list[int], reply: Reply, max_new_tokens: int, sampling: Sampling | None = None
+    ) -> Iterator[int]:
         """Tokens of one answer, each as soon as it is known, without the end token."""
         cache = DynamicCache()
+        pick = sampling.pick() if sampling else greedy
         ids = torch.tensor([prompt])
         grown = [self._grammar.begin(reply)]
         for _ in range(max_new_tokens):
             output = self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
-            [token] = self._grammar.choose(output.logits[:, -1], grown)
+            [token] = self._grammar.choose(output.logits[:, -1], grown, pick)
             if token == self.builder.end_id:
                 return
             yield token

@@ -7,12 +7,15 @@ A written reply is text. A dialogue reply is
 with at least one chunk, in which text comes before speech (the full chain has just one); what is read aloud is
 `<sosp> units <eosp> <end>`, and an `answer` is what comes behind [answer]. A model that was
 trained on such sequences keeps to them nearly always; where it would not, its most probable legal token is
-taken instead (constrained decoding).
+taken instead (constrained decoding). Nor does a reply go round in circles: what was said `REPEATS` times in a
+row is not begun again.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from collections.abc import Sequence as SequenceOf
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Literal
 
@@ -25,6 +28,12 @@ Reply = Literal["text", "dialogue", "answer", "speech"]
 
 UNITS_PER_TOKEN, MORE_UNITS = 20, 30
 """A stretch of speech has at most 20 units (0.8 s and more) for each token of its text, and 30 units."""
+
+LONGEST_CYCLE, REPEATS = 16, 3
+"""No cycle of up to 16 tokens of text, or of units in a stretch, is gone through more than three times."""
+
+Pick = Callable[[Tensor], Tensor]
+"""Scores (n, V) of the tokens that may come next, -inf where they may not -> the token of each row (n,)."""
 
 
 class Kind(IntEnum):
@@ -81,11 +90,12 @@ BEGINNINGS: dict[Reply, State] = {
 
 @dataclass
 class Position:
-    """One reply so far: its state, the text tokens of the chunk, and the units of its speech."""
+    """One reply so far: its state, text tokens of the chunk, all its text, and the stretch of speech."""
 
     state: State
     tokens: int = 0
-    units: int = 0
+    text: list[int] = field(default_factory=list)
+    speech: list[int] = field(default_factory=list)
 
 
 class Grammar:
@@ -108,20 +118,42 @@ class Grammar:
         """A reply of which nothing is there yet."""
         return Position(BEGINNINGS[reply])
 
-    def choose(self, logits: Tensor, positions: list[Position]) -> list[int]:
-        """The most probable legal token of each row of `logits` (n, V); `positions` move on behind it."""
+    def choose(self, logits: Tensor, positions: list[Position], pick: Pick) -> list[int]:
+        """A legal token for each row of `logits` (n, V), as `pick` prefers; `positions` move on behind it."""
         illegal = self._illegal[[position.state for position in positions]]
-        tokens: list[int] = logits.masked_fill(illegal.to(logits.device), float("-inf")).argmax(-1).tolist()
+        for row, position in enumerate(positions):
+            for token in circling(position.text) | circling(position.speech):
+                illegal[row, token] = True
+        tokens: list[int] = pick(logits.masked_fill(illegal.to(logits.device), float("-inf"))).tolist()
         for position, token in zip(positions, tokens, strict=True):
-            self._advance(position, self._kinds[token])
+            self._advance(position, token)
         return tokens
 
-    def _advance(self, position: Position, kind: Kind) -> None:
+    def _advance(self, position: Position, token: int) -> None:
+        kind = self._kinds[token]
         position.state = RULES[position.state][kind]
         if kind in (Kind.ANSWER, Kind.SPEECH_END):
-            position.tokens = position.units = 0
-        position.tokens += kind == Kind.TEXT
-        position.units += kind == Kind.UNIT
+            position.tokens, position.speech = 0, []
+        if kind == Kind.TEXT:
+            position.tokens += 1
+            position.text.append(token)
+        if kind == Kind.UNIT:
+            position.speech.append(token)
         longest = UNITS_PER_TOKEN * position.tokens + MORE_UNITS
-        if position.state == State.SPEAKING and position.units >= longest:
+        if position.state == State.SPEAKING and len(position.speech) >= longest:
             position.state = State.FULL
+
+
+def greedy(scores: Tensor) -> Tensor:
+    """The most probable token of each row."""
+    return scores.argmax(-1)
+
+
+def circling(tokens: SequenceOf[int]) -> set[int]:
+    """What would go on with a cycle that `tokens` have just gone through `REPEATS` times."""
+    found = set()
+    for length in range(1, min(LONGEST_CYCLE, len(tokens) // REPEATS) + 1):
+        cycle = tokens[-length:]
+        if tokens[-REPEATS * length :] == [*cycle] * REPEATS:
+            found.add(cycle[0])
+    return found

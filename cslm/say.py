@@ -17,6 +17,7 @@ import typer
 from cslm.audio import SAMPLE_RATE, BadAudio, decode, encode_wav
 from cslm.conversation import LONGEST_S, Assistant, Heard, Refused, Text, UnknownLanguage
 from cslm.decoder import UnknownVoice
+from cslm.generation import Sampling
 
 
 def main(
@@ -27,6 +28,9 @@ def main(
     model: Annotated[Path, typer.Option(help="folder of the language model")] = Path("models/cslm"),
     tokenizer: Annotated[Path, typer.Option(help="folder of the speech tokenizer")] = Path("models/tokenizer"),
     decoder: Annotated[Path, typer.Option(help="folder of the speech decoder")] = Path("models/decoder"),
+    seed: Annotated[
+        int | None, typer.Option(help="draw the answer as the paper does (top-p 0.7), from this seed")
+    ] = None,
 ) -> None:
     """Answer a spoken question."""
     try:
@@ -37,7 +41,8 @@ def main(
         raise SystemExit(f"{question}: {error}" if isinstance(error, BadAudio) else str(error)) from None
     started = time.perf_counter()
     spoken = []
-    for event in assistant.answer(samples, answer_language, voice):
+    sampling = None if seed is None else Sampling(seed=seed)
+    for event in assistant.answer(samples, answer_language, voice, sampling=sampling):
         seconds = time.perf_counter() - started
         if isinstance(event, Heard):
             print(f"{seconds:6.2f} s  heard   {event.text}", flush=True)

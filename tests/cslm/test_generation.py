@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from cslm.generation import SpeechLanguageModel
-from cslm.grammar import MORE_UNITS, UNITS_PER_TOKEN, Grammar, Reply
+from cslm.generation import Sampling, SpeechLanguageModel
+from cslm.grammar import LONGEST_CYCLE, MORE_UNITS, REPEATS, UNITS_PER_TOKEN, Grammar, Reply, greedy
 
 
 @pytest.fixture(scope="module")
@@ -19,18 +19,36 @@ def model(tiny: tuple[LlamaForCausalLM, PreTrainedTokenizerFast]) -> SpeechLangu
     return SpeechLanguageModel(*tiny)
 
 
-def greedy(model: SpeechLanguageModel, prompt: list[int], legal: str, steps: int) -> list[int]:
-    """The plainest decoding, without cache and batch: the best token that leaves it `legal`."""
+def plainly(model: SpeechLanguageModel, prompt: list[int], legal: str, steps: int) -> list[int]:
+    """The plainest decoding, without cache and batch: the best token that is `legal` and in no circle."""
     ids = list(prompt)
     for _ in range(steps):
         with torch.no_grad():
             ranked = model.model(torch.tensor([ids]), use_cache=False).logits[0, -1].argsort(descending=True)
-        said = letters(model, ids[len(prompt) :])
-        token = next(int(t) for t in ranked if re.fullmatch(legal, said + letters(model, [int(t)])))
+        reply = ids[len(prompt) :]
+        said = letters(model, reply)
+        token = next(
+            int(t)
+            for t in ranked
+            if re.fullmatch(legal, said + letters(model, [int(t)])) and not circles(model, [*reply, int(t)])
+        )
         if token == model.builder.end_id:
             break
         ids.append(token)
     return ids[len(prompt) :]
+
+
+def circles(model: SpeechLanguageModel, reply: list[int]) -> bool:
+    """Does its text, or the stretch of speech that it ends in, end in a cycle that comes once too often?"""
+    text = [token for token, letter in zip(reply, letters(model, reply), strict=True) if letter == "t"]
+    speech = reply[len(reply) - len(re.search(r"u*$", letters(model, reply))[0]) :]  # type: ignore[index]
+    return any(
+        tokens[-length:] * (REPEATS + 1) == tokens[-length * (REPEATS + 1) :]
+        for tokens in (text, speech)
+        if tokens and tokens[-1] == reply[-1]
+        for length in range(1, LONGEST_CYCLE + 1)
+        if len(tokens) >= length * (REPEATS + 1)
+    )
 
 
 def letters(model: SpeechLanguageModel, ids: list[int]) -> str:
@@ -64,7 +82,7 @@ REPLIES: list[tuple[Reply, str]] = [
 @pytest.mark.parametrize(("reply", "legal"), REPLIES)
 def test_batches_and_streams_equal_plain_decoding(model: SpeechLanguageModel, reply: Reply, legal: str) -> None:
     prompts = [model.builder.prompt_asr(list(range(n)), "en") for n in (9, 2, 14, 5, 7)]
-    expected = [greedy(model, prompt, legal, 12) for prompt in prompts]
+    expected = [plainly(model, prompt, legal, 12) for prompt in prompts]
     done: list[int] = []
     assert model.generate(prompts, reply, 12, batch_size=2, on_batch=done.append) == expected
     assert done == [2, 4, 5]
@@ -73,13 +91,13 @@ def test_batches_and_streams_equal_plain_decoding(model: SpeechLanguageModel, re
 
 def test_a_row_that_ends_does_not_disturb_the_others(model: SpeechLanguageModel) -> None:
     prompts = [model.builder.prompt_tts(text, "en") for text in ("a", "What is", "法国的首都")]
-    alone = [greedy(model, prompt, WRITTEN, 10) for prompt in prompts]
+    alone = [plainly(model, prompt, WRITTEN, 10) for prompt in prompts]
     model.builder.end_id, end = alone[0][3], model.builder.end_id  # pretend that the first answer ends early
     try:
         early = SpeechLanguageModel.__new__(SpeechLanguageModel)
         early.__dict__ |= model.__dict__
         early._grammar = Grammar(model.builder, model.model.config.vocab_size)
-        ended = [greedy(early, prompt, WRITTEN, 10) for prompt in prompts]
+        ended = [plainly(early, prompt, WRITTEN, 10) for prompt in prompts]
         assert len(ended[0]) <= 3
         assert early.generate(prompts, "text", 10, batch_size=3) == ended
     finally:
@@ -97,13 +115,40 @@ def test_whatever_a_model_wants_its_reply_can_be_read(
     while len(ids) < 400 and ids[-1:] != [model.builder.end_id]:
         wants = torch.randn(1, model.model.config.vocab_size + 5, generator=generator)
         wants[0, model.builder.unit_ids] += 3 * torch.rand((), generator=generator)  # likes to speak, on and on
-        ids += grammar.choose(wants, position)
+        ids += grammar.choose(wants, position, greedy)
+        assert not circles(model, ids)
     said = letters(model, ids)
     assert re.fullmatch(legal, said), said
     for chunk in re.findall(r"(t+)S(u*)", said):
         assert len(chunk[1]) <= UNITS_PER_TOKEN * len(chunk[0]) + MORE_UNITS
     if said.endswith(".") and reply == "dialogue":
         assert model.builder.parse_dialogue(ids).well_formed
+
+
+def test_a_model_that_goes_round_in_circles_is_stopped(model: SpeechLanguageModel) -> None:
+    grammar = Grammar(model.builder, model.model.config.vocab_size)
+    position, said = [grammar.begin("text")], list[int]()
+    cycle = model.builder.text_ids("France the capital")
+    while len(said) < 100 and said[-1:] != [model.builder.end_id]:
+        wants = torch.zeros(1, model.model.config.vocab_size)
+        wants[0, model.builder.end_id] = 1
+        wants[0, cycle[len(said) % len(cycle)]] = 2
+        said += grammar.choose(wants, position, greedy)
+    assert said == [*cycle * REPEATS, model.builder.end_id]
+
+
+def test_sampling_draws_from_the_nucleus_and_a_seed_repeats(model: SpeechLanguageModel) -> None:
+    pick = Sampling(top_p=0.7, temperature=1.0, seed=5).pick()
+    scores = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log().repeat(4000, 1)
+    drawn = pick(scores).bincount(minlength=4) / 4000
+    assert drawn[2:].sum() == 0, "0.5 and 0.3 are the fewest that reach 0.7"
+    assert float(drawn[0]) == pytest.approx(0.5 / 0.8, abs=0.03)
+    prompt = model.builder.prompt_tts("What", "en")
+    draw = lambda seed: list(model.stream(prompt, "text", 12, Sampling(1.0, 1.0, seed)))  # noqa: E731
+    assert draw(1) == draw(1) != draw(2)
+    for wrong in ({"top_p": 0.0}, {"top_p": 1.1}, {"temperature": 0.0}):
+        with pytest.raises(ValueError, match="is not allowed; give"):
+            Sampling(**wrong)
 
 
 def test_token_losses_are_those_of_the_model_alone(model: SpeechLanguageModel) -> None:
