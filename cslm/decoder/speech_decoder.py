@@ -18,13 +18,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 from torch import nn
 
 from cslm.audio import Samples
 from cslm.decoder.durations import DurationPredictor, DurationStream
 from cslm.decoder.flow import FlowMatching, MelStream
-from cslm.decoder.vocoder import HifiGanVocoder, IstftVocoder, halved, load_vocoder
+from cslm.decoder.vocoder import HifiGanVocoder, IstftVocoder, load_vocoder
+from cslm.decoder.weights import load_weights, save_weights
 
 STEPS = 6
 """Euler steps of the flow."""
@@ -44,7 +44,7 @@ class DecoderConfig:
     voices: dict[str, str]
     """Name of each voice -> its language."""
     tokenizer: str
-    width: int = 160
+    width: int = 256
     encoder_layers: int = 4
     layers: int = 8
     duration_width: int = 48
@@ -75,8 +75,7 @@ class SpeechDecoder(nn.Module):
         """
         config = DecoderConfig(**json.loads((folder / "config.json").read_text("utf-8")))
         decoder = cls(config, load_vocoder(folder / "vocoder"))
-        weights = load_file(folder / "acoustic.safetensors")
-        decoder.load_state_dict({name: weight.float() for name, weight in weights.items()}, strict=False)
+        decoder.load_state_dict(load_weights(folder / "acoustic.safetensors"), strict=False)
         return decoder.eval()
 
     def save(self, folder: Path) -> None:
@@ -84,7 +83,7 @@ class SpeechDecoder(nn.Module):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.json").write_text(json.dumps(asdict(self.config), indent=1) + "\n", "utf-8")
         acoustic = {n: w for n, w in self.state_dict().items() if not n.startswith("vocoder.")}
-        save_file(halved(acoustic), folder / "acoustic.safetensors")
+        save_weights(acoustic, folder / "acoustic.safetensors")
         self.vocoder.save(folder / "vocoder")
 
     def voice_of(self, name: str) -> int:

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import SpeechT5HifiGan, SpeechT5HifiGanConfig
 
 from cslm.decoder.causal import Block, CausalConv, Delay, Memory
 from cslm.decoder.mel import BINS, HOP, WINDOW, window
+from cslm.decoder.weights import load_weights, save_weights
 
 AHEAD = 3
 """Mel frames (48 ms) that the iSTFT vocoder looks ahead."""
@@ -99,10 +99,10 @@ class IstftVocoder(nn.Module):
         return _IstftStream(self)
 
     def save(self, folder: Path) -> None:
-        """Write config.json and model.safetensors (float16)."""
+        """Write config.json and model.safetensors (cslm.decoder.weights)."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.json").write_text(json.dumps(self.config, indent=1) + "\n", "utf-8")
-        save_file(halved(self.state_dict()), folder / "model.safetensors")
+        save_weights(self.state_dict(), folder / "model.safetensors")
 
 
 def overlap_add(frames: Tensor) -> Tensor:
@@ -211,7 +211,7 @@ def load_vocoder(folder: Path) -> IstftVocoder | HifiGanVocoder:
     kind = config.get("model_type")
     if kind == "istft":
         vocoder = IstftVocoder(config["width"], config["layers"])
-        vocoder.load_state_dict(load_file(folder / "model.safetensors"))
+        vocoder.load_state_dict(load_weights(folder / "model.safetensors"))
         return vocoder.eval()
     if kind == "speecht5_hifigan":
         generator = SpeechT5HifiGan.from_pretrained(folder, use_safetensors=True)
@@ -220,8 +220,3 @@ def load_vocoder(folder: Path) -> IstftVocoder | HifiGanVocoder:
             raise ValueError(f"{folder}: a vocoder for {BINS} mel bins and {HOP} samples a frame is needed")
         return HifiGanVocoder(generator).eval()
     raise ValueError(f"{folder}: vocoder {kind!r} is unknown; allowed: istft, speecht5_hifigan")
-
-
-def halved(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights in float16: half the size, and no difference to be heard."""
-    return {name: weight.half().contiguous() for name, weight in state.items()}

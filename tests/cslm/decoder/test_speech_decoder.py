@@ -85,7 +85,7 @@ def test_saved_and_loaded_it_sounds_the_same(kind: str, tmp_path: Path) -> None:
     sound = once.speak(units, "wei")
     assert once.voices == ["ann", "wei"]
     assert np.array_equal(SpeechDecoder.load(tmp_path / "b").speak(units, "wei"), sound)
-    assert len(sound) == pytest.approx(len(made.speak(units, "wei")), rel=0.02), "float16 rounds durations"
+    assert len(sound) == pytest.approx(len(made.speak(units, "wei")), rel=0.05), "8 bits round durations"
 
 
 def test_a_published_vocoder_opens(tmp_path: Path) -> None:
