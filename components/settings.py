@@ -223,6 +223,9 @@ class Compose(Section):
     listening: bool = False
     """Learn also, in the middle of the network, which token of text each unit of the user's speech speaks, from
     the alignment, and the same token where the user writes it (the paper: no)."""
+    earlier_turns: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the questions of phase 2 that come behind earlier turns (as many as fit into `length`), so that
+    the model answers the last one."""
     pretrain: PretrainMixture = PretrainMixture()
     """Passes over each task's items in one epoch of phase 1 (0.5 takes a random half)."""
     finetune: FinetuneMixture = FinetuneMixture()
@@ -262,7 +265,7 @@ class TrainDecoder(Section):
     batch_seconds: Positive = 40.0
     """Speech in one step of the flow."""
     duration_steps: Count = 400
-    width: Count = 160
+    width: Count = 256
     encoder_layers: Count = 4
     layers: Count = 8
     vocoder: Literal["istft", "hifigan"] = "istft"
@@ -290,15 +293,27 @@ class TrainDecoder(Section):
         return self
 
 
+class LlmJudge(Section):
+    url: Annotated[str, Field(pattern=r"^https?://")]
+    """Of an OpenAI-compatible endpoint, up to and with its version (https://host/v1)."""
+    model: str
+    answers: Count = 50
+    """Answers of each pair of languages that are marked."""
+
+
 class Evaluate(Section):
     batch_size: Count = 64
     limit: Count | None = None
     """Evaluate only so many items of each kind (for a quick look; the report says so)."""
     latency_questions: Count = 30
+    later_questions: Count = 60
+    """Test questions that are asked once more, as the second of a talk."""
     judged_recordings: Count = 14
     """Test recordings of each language that are spoken again, and read aloud, for the judges of speech."""
     judged_answers: Count = 7
     """Spoken answers of each pair of languages that the judges hear."""
+    llm_judge: LlmJudge | None = None
+    """A language model that marks the text of answers; its key is in CSLM_JUDGE_API_KEY."""
 
 
 class Register(Section):

@@ -5,21 +5,24 @@
 
 The language model writes in the caller's thread; the speech decoder works beside it, a dozen units at a time,
 so the first sound is there before the first chunk is whole, and while the next one is being written.
+
+Give the same `History` with each question of a talk, and the model sees what was said before. Closing the
+iterator interrupts an answer; of it, the history keeps the chunks that were finished.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from cslm.audio import SAMPLE_RATE, Samples
 from cslm.decoder import SpeechDecoder
-from cslm.generation import SpeechLanguageModel
+from cslm.generation import Sampling, SpeechLanguageModel
 from cslm.pronunciation import is_han
 from cslm.sequences import Chain
 from cslm.tokenizer import SpeechTokenizer
@@ -31,6 +34,8 @@ MAX_NEW_TOKENS = 768
 LONGEST_TOKENS = 150
 """Tokens of a written question."""
 SHORTEST_S, LONGEST_S = 0.3, 30.0
+REMEMBERED_TOKENS = 256
+"""Of earlier turns, by default: with a question and its answer they fill the 512 of the sample model."""
 QUIETEST_DB = -50.0
 FEWEST_SOUNDS_PER_SECOND = 1.5
 """Speech has 8 to 15 phones, or initials and finals, a second; noise and tones have hardly any."""
@@ -84,6 +89,20 @@ class Refused:
 Event = Heard | Text | Speech | Refused
 
 
+@dataclass
+class History:
+    """The earlier turns of one talk, as tokens; the oldest are forgotten where they are more than `longest`."""
+
+    longest: int = REMEMBERED_TOKENS
+    turns: list[list[int]] = field(default_factory=list)
+
+    def add(self, turn: list[int]) -> None:
+        """Remember a question with its answer."""
+        self.turns.append(turn)
+        while sum(map(len, self.turns)) > self.longest:
+            self.turns.pop(0)
+
+
 class UnknownLanguage(ValueError):
     """A language that the model does not answer in; the message lists those it does."""
 
@@ -124,10 +143,13 @@ class Assistant:
         answer_language: str | None = None,
         voice: str | None = None,
         chain: Chain = "interleaved",
+        history: History | None = None,
+        sampling: Sampling | None = None,
     ) -> Iterator[Event]:
         """Answer spoken samples at 16 kHz, in the question's language if none is given.
 
-        Close the iterator to stop the answer. A recording without speech gets one `Refused`.
+        Close the iterator to stop the answer. A recording without speech gets one `Refused`. Without `history`
+        nothing was said before; without `sampling` the most probable answer is given.
 
         Raises:
             UnknownLanguage, UnknownVoice: a name that does not exist.
@@ -144,7 +166,7 @@ class Assistant:
         if problem is not None:
             yield Refused(REFUSALS.get(answer_language or "en", REFUSALS["en"])[problem])
             return
-        yield from self._spoken_answer(units, answer_language, voice, chain)
+        yield from self._spoken_answer(units, answer_language, voice, chain, history or History(), sampling)
 
     def _problem(self, question: Samples) -> str | None:
         if len(question) < SHORTEST_S * SAMPLE_RATE:
@@ -155,23 +177,40 @@ class Assistant:
         return "silent" if power <= 10 ** (QUIETEST_DB / 10) else None
 
     def _spoken_answer(
-        self, units: list[int], answer_language: str | None, voice: str | None, chain: Chain
+        self,
+        units: list[int],
+        answer_language: str | None,
+        voice: str | None,
+        chain: Chain,
+        history: History,
+        sampling: Sampling | None,
     ) -> Iterator[Event]:
         builder = self.model.builder
+        earlier = list(history.turns)
         prompt = builder.prompt_dialogue(units, None, None, chain)
-        heard = self._question(prompt)
+        heard = self._question(builder.next_turn(earlier, prompt))
         text = builder.decode(heard)
         yield Heard(text)
         asked = self.language_of(text)
         wanted = answer_language or asked
         if wanted != asked:
             prompt = builder.prompt_dialogue(units, asked, wanted, chain)
-        begun = [builder.question_id, *heard, builder.answer_id]
-        tokens = self.model.stream(prompt + begun, "answer", MAX_NEW_TOKENS)
-        yield from self._voiced(tokens, voice or self.voices(wanted)[0])
+        begun = [*prompt, builder.question_id, *heard, builder.answer_id]
+        tokens = self.model.stream(builder.next_turn(earlier, begun), "answer", MAX_NEW_TOKENS, sampling)
+        said: list[int] = []
+        try:
+            yield from self._voiced(tokens, voice or self.voices(wanted)[0], said.append)
+        finally:
+            if whole := _finished(said, builder.speech_end_id):
+                history.add(begun + whole)
 
     def answer_written(
-        self, question: str, answer_language: str | None = None, voice: str | None = None
+        self,
+        question: str,
+        answer_language: str | None = None,
+        voice: str | None = None,
+        history: History | None = None,
+        sampling: Sampling | None = None,
     ) -> Iterator[Event]:
         """Answer a written question, in its own language if none is given, and read the answer aloud.
 
@@ -187,14 +226,17 @@ class Assistant:
             return
         yield Heard(question)
         if wanted != asked:
-            question = self._write(builder.prompt_mt(question, asked, wanted))
-        answer = self._write(builder.prompt_text(question, wanted))
+            translated = self.model.stream(builder.prompt_mt(question, asked, wanted), "text", MAX_NEW_TOKENS)
+            question = builder.decode(translated)
+        history = history or History()
+        prompt = builder.prompt_text(question, wanted)
+        told = builder.next_turn(history.turns, prompt)
+        written = list(self.model.stream(told, "text", MAX_NEW_TOKENS, sampling))
+        answer = builder.decode(written)
+        history.add(prompt + written)
         yield Text(answer)
-        tokens = self.model.stream(builder.prompt_tts(answer, wanted), "speech", MAX_NEW_TOKENS)
+        tokens = self.model.stream(builder.prompt_tts(answer, wanted), "speech", MAX_NEW_TOKENS, sampling)
         yield from self._voiced(tokens, voice or self.voices(wanted)[0])
-
-    def _write(self, prompt: list[int]) -> str:
-        return self.model.builder.decode(self.model.stream(prompt, "text", MAX_NEW_TOKENS))
 
     def _question(self, prompt: list[int]) -> list[int]:
         """Tokens of the question's text, as the model hears it."""
@@ -205,7 +247,9 @@ class Assistant:
             heard.append(token)
         return heard[1:]
 
-    def _voiced(self, tokens: Iterator[int], voice: str) -> Iterator[Text | Speech]:
+    def _voiced(
+        self, tokens: Iterator[int], voice: str, on_token: Callable[[int], None] = lambda token: None
+    ) -> Iterator[Text | Speech]:
         """Text and speech of an answer: each text as it is written, its sound as it is made."""
         builder = self.model.builder
         stream = self.decoder.stream(voice)
@@ -215,6 +259,7 @@ class Assistant:
         with ThreadPoolExecutor(1, thread_name_prefix="speech decoder") as mouth:
             try:
                 for token in tokens:
+                    on_token(token)
                     if builder.is_unit(token):
                         units += builder.parse_units([token])
                     elif token == builder.speech_start_id:
@@ -242,6 +287,11 @@ class Assistant:
         chinese = any(map(is_han, text))
         possible = [language for language in self.languages if (language == "zh") == chinese]
         return (possible or self.languages)[0]
+
+
+def _finished(said: list[int], speech_end: int) -> list[int]:
+    """The chunks of an answer that are whole, text and speech."""
+    return said[: len(said) - said[::-1].index(speech_end)] if speech_end in said else []
 
 
 def _sound(made: Future[Samples]) -> Iterator[Speech]:

@@ -23,7 +23,12 @@ from cslm.tables import read_table
 from cslm.written import TRAIN, WrittenTasks, passes
 
 REMEMBERED = 1000
-"""Stretches of speech, and questions, that another may be replaced by: the last ones."""
+"""Of stretches of speech and of questions that may replace another, and of earlier turns: the last ones."""
+SPOKEN = frozenset({"dialogue", "cross_lingual"})
+CONVERSATIONAL = SPOKEN | {"text"}
+"""Tasks that may come behind earlier turns."""
+WRITTEN_SHARE = 0.2
+"""Of the earlier turns, so many are written ones; they are drawn from so many of the written questions."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,7 @@ class Variation:
     splice: float
     excerpt: float
     listening: bool
+    earlier_turns: float
 
 
 class Mixture:
@@ -48,12 +54,14 @@ class Mixture:
         speech: AlignedUtterances,
         accepted: Path,
         variation: Variation,
+        longest: int,
         seed: int,
     ) -> None:
         self._builder = builder
         self._speech = speech
         self._accepted = accepted
         self._variation = variation
+        self._longest = longest
         self._bank = WordBank((each for versions in speech.of_split(TRAIN) for each in versions), seed)
         self._stretches: deque[list[int]] = deque(maxlen=REMEMBERED)
         self._asked: dict[str, deque[list[int]]] = defaultdict(lambda: deque(maxlen=REMEMBERED))
@@ -67,6 +75,24 @@ class Mixture:
 
     def finetune(self, weights: Mapping[str, float]) -> Iterator[Sequence]:
         """Phase 2: `interleaved` and `cross_lingual` dialogue, `full_chain`, and phase 1 again."""
+        sequences = itertools.chain(self._dialogues(weights), self._replay(weights))
+        yield from self._talks(sequences) if self._variation.earlier_turns else sequences
+
+    def _talks(self, sequences: Iterable[Sequence]) -> Iterator[Sequence]:
+        """The same sequences; some questions come behind earlier turns, where both fit into `longest`."""
+        written = deque(self._written.instructions(WRITTEN_SHARE), maxlen=REMEMBERED)
+        spoken: deque[Sequence] = deque(maxlen=REMEMBERED)
+        for sequence in sequences:
+            if sequence.task in CONVERSATIONAL and self._rng.random() < self._variation.earlier_turns:
+                known = written if not spoken or self._rng.random() < WRITTEN_SHARE else spoken
+                joined = self._builder.joined(self._rng.choice(known), sequence) if known else sequence
+                sequence = joined if len(joined.input_ids) <= self._longest else sequence
+            if sequence.task in SPOKEN:
+                spoken.append(sequence)
+            yield sequence
+
+    def _dialogues(self, weights: Mapping[str, float]) -> Iterator[Sequence]:
+        """Spoken questions and answers."""
         for row in self._rows("dialogues"):
             if not row["question_speech"] or not row["answer_speech"]:
                 if row["question_language"] != row["answer_language"]:
@@ -82,7 +108,6 @@ class Mixture:
                 yield self._dialogue(row, questions, answer, "interleaved").of(row["id"])
             for _ in range(passes(weights["full_chain"], self._rng)):
                 yield self._dialogue(row, questions, answer, "full").of(row["id"])
-        yield from self._replay(weights)
 
     def _dialogue(
         self,

@@ -1,7 +1,7 @@
 """Chat sequences of every task, and what generated ones mean.
 
-A sequence is one user turn and one assistant turn in the chat template of Llama 3. Speech is
-`<sosp> units <eosp>`. The interleaved chain of modality answers a spoken question with
+A sequence is one user turn and one assistant turn in the chat template of Llama 3, or several of both (a talk).
+Speech is `<sosp> units <eosp>`. The interleaved chain of modality answers a spoken question with
 
     [question] TQ [answer] TA1 <sosp> SA1 <eosp> TA2 <sosp> SA2 <eosp> ...
 
@@ -26,6 +26,8 @@ from transformers import PreTrainedTokenizerBase
 from cslm.vocabulary import ANSWER, QUESTION, SPEECH_END, SPEECH_START, unit_token
 
 IGNORE = -100
+MARK = "\x1a"
+"""Stands for the words of a message, to find what the chat template puts around them."""
 LISTENING_DELAY = 1
 Chain = Literal["interleaved", "full"]
 
@@ -133,6 +135,22 @@ class ChatBuilder:
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
         return ids
 
+    def next_turn(self, turns: Iterable[SequenceOf[int]], prompt: SequenceOf[int]) -> list[int]:
+        """`prompt` behind earlier turns; each is a prompt and its reply, without the end token."""
+        talk = list(prompt)
+        for turn in reversed(list(turns)):
+            talk = [*turn, self.end_id, *self._header, *talk[len(self._template[0]) :]]
+        return talk
+
+    def joined(self, earlier: Sequence, later: Sequence) -> Sequence:
+        """Two sequences as one talk; both replies are learned, and it is named after the later one."""
+        ids = self.next_turn([earlier.input_ids[:-1]], later.input_ids)
+        shift = len(ids) - len(later.input_ids)
+        kept = len(ids) - len(earlier.input_ids) - len(self._header)
+        labels = [*earlier.labels, *[IGNORE] * len(self._header), *later.labels[-kept:]]
+        understood = earlier.understood | {place + shift: token for place, token in later.understood.items()}
+        return dataclasses.replace(later, input_ids=ids, labels=labels, understood=understood)
+
     def _turn(self, parts: SequenceOf[str | SequenceOf[int]]) -> list[int]:
         """The user's turn and the header of the assistant's; a part is text or tokens."""
         body: list[int] = []
@@ -144,13 +162,23 @@ class ChatBuilder:
     @functools.cached_property
     def _template(self) -> tuple[list[int], list[int]]:
         """Tokens of the chat template before and behind the user's words."""
-        mark = "\x1a"
+        before, after = self._around({"role": "user", "content": MARK}, reply=True)
+        return before, after
+
+    @functools.cached_property
+    def _header(self) -> list[int]:
+        """Tokens of the chat template between the end token of a reply and the user's next words."""
+        words = {"role": "user", "content": MARK}
+        _, _, between, _ = self._around(words, {"role": "assistant", "content": MARK}, words)
+        return between[between[0] == self.end_id :]
+
+    def _around(self, *messages: dict[str, str], reply: bool = False) -> list[list[int]]:
+        """Tokens of the chat template around the marks in the messages."""
         rendered = self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": mark}], tokenize=False, add_generation_prompt=True
+            list(messages), tokenize=False, add_generation_prompt=reply
         )
-        before, after = str(rendered).split(mark)
-        encode = functools.partial(self.tokenizer.encode, add_special_tokens=False)
-        return encode(before), encode(after)
+        parts = str(rendered).split(MARK)
+        return [self.tokenizer.encode(part, add_special_tokens=False) for part in parts]
 
     def _sequence(self, prompt: list[int], reply: list[int], task: str, language: str) -> Sequence:
         reply = [*reply, self.end_id]
@@ -226,7 +254,7 @@ class SequenceBuilder(ChatBuilder):
             chunks = [Chunk("".join(c.text for c in chunks), tuple(u for c in chunks for u in c.units))]
         reply = [self.question_id, *self.text_ids(question), self.answer_id]
         for chunk in chunks:
-            reply += self.text_ids(chunk.text) + self.speech_ids(chunk.units)
+            reply += self.chunk_ids(chunk)
         task = "cross_lingual" if question_language != answer_language else "dialogue"
         name = task if chain == "interleaved" else "full_chain"
         return self._listening(self._sequence(prompt, reply, name, answer_language), question, spoken)
@@ -369,6 +397,10 @@ class SequenceBuilder(ChatBuilder):
         special = {self.speech_start_id, self.speech_end_id, self.question_id, self.answer_id}
         text = [token for token in ids if token not in special and token not in self._unit_of_id]
         return str(self.tokenizer.decode(text, skip_special_tokens=True))
+
+    def chunk_ids(self, chunk: Chunk) -> list[int]:
+        """Text of the chunk, then its speech."""
+        return self.text_ids(chunk.text) + self.speech_ids(chunk.units)
 
     def speech_ids(self, units: SequenceOf[int]) -> list[int]:
         """`<sosp>`, the units, `<eosp>`."""

@@ -2,6 +2,8 @@
 
 Sound reaches the browser piece by piece: a hidden box holds all pieces so far as base64 PCM, and a script
 (player.js) queues those that it has not yet heard on the Web Audio clock, so nothing is cut or played twice.
+
+To ask counts a number up, whose change begins the answer: so a new question can first cancel the running one.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cslm.audio import SAMPLE_RATE, BadAudio, Samples, decode
-from cslm.conversation import LONGEST_S, Assistant, Event, Heard, Refused, Speech, Text
+from cslm.conversation import LONGEST_S, Assistant, Event, Heard, History, Refused, Speech, Text
 from cslm.sequences import LANGUAGE_NAMES
 
 OWN = "as asked"
@@ -63,6 +65,7 @@ def build(assistant: Assistant, title: str) -> gr.Blocks:
                 with gr.Row():
                     ask = gr.Button("Ask", variant="primary", elem_id="ask")
                     stop = gr.Button("Stop", elem_id="stop")
+                    anew = gr.Button("Forget", elem_id="forget")
                 gr.Examples([list(example) for example in EXAMPLES], [text, language], label="Try")
             with gr.Column(scale=3):
                 talk = gr.Chatbot(label="Conversation", height=330, elem_id="talk")
@@ -73,16 +76,33 @@ def build(assistant: Assistant, title: str) -> gr.Blocks:
         pieces = gr.Textbox(visible="hidden", elem_id="pieces")
         pieces.change(None, pieces, js="(value) => window.cslm.play(value)")
 
+        history, asked = gr.State(History), gr.State(0)
+
         def respond(
-            path: str | None, written: str, wanted: str, named: str, turns: Turns
+            path: str | None, written: str, wanted: str, named: str, turns: Turns, earlier: History
         ) -> Iterator[tuple[Any, ...]]:
-            yield from answers(assistant, path, written, wanted, named, turns)
+            yield from answers(assistant, path, written, wanted, named, turns, earlier)
 
         outputs = [talk, pieces, timeline, answer]
-        inputs = [audio, text, language, voice, talk]
-        begun = ask.click(None, js="() => window.cslm.begin()").then(respond, inputs, outputs)
-        entered = text.submit(None, js="() => window.cslm.begin()").then(respond, inputs, outputs)
-        stop.click(None, js="() => window.cslm.stop()", cancels=[begun, entered])
+        running = asked.change(
+            respond, [audio, text, language, voice, talk, history], outputs, concurrency_limit=None
+        )
+        gr.on(
+            [ask.click, text.submit],
+            lambda number: number + 1,
+            asked,
+            asked,
+            cancels=[running],
+            js="(number) => (window.cslm.begin(), number)",
+        )
+        stop.click(None, js="() => window.cslm.stop()", cancels=[running])
+        anew.click(
+            lambda: ([], History()),
+            None,
+            [talk, history],
+            js="() => window.cslm.stop()",
+            cancels=[running],
+        )
     return page
 
 
@@ -101,7 +121,13 @@ def serve(page: gr.Blocks, host: str, port: int, wait: bool = True) -> None:
 
 
 def answers(
-    assistant: Assistant, path: str | None, written: str, wanted: str, named: str, turns: Turns
+    assistant: Assistant,
+    path: str | None,
+    written: str,
+    wanted: str,
+    named: str,
+    turns: Turns,
+    history: History,
 ) -> Iterator[View]:
     """What the page shows after each event of an answer; text wins where both are given."""
     language = None if wanted == OWN else wanted
@@ -112,7 +138,7 @@ def answers(
     sound: list[Samples] = []
     pieces: list[str] = []
     said = ""
-    for event in _events(assistant, path, written, language, voice):
+    for event in _events(assistant, path, written, language, voice, history):
         seconds = 0.0
         if isinstance(event, Heard):
             turns.append({"role": "user", "content": event.text or "…"})
@@ -132,17 +158,22 @@ def answers(
 
 
 def _events(
-    assistant: Assistant, path: str | None, written: str, language: str | None, voice: str | None
+    assistant: Assistant,
+    path: str | None,
+    written: str,
+    language: str | None,
+    voice: str | None,
+    history: History,
 ) -> Iterator[Event]:
     if written.strip() or path is None:
-        yield from assistant.answer_written(written, language, voice)
+        yield from assistant.answer_written(written, language, voice, history)
         return
     try:
         samples = decode(Path(path), 10 * LONGEST_S)
     except BadAudio as error:
         yield Refused(f"This recording cannot be used: {error}. Allowed: WAV, FLAC, MP3 or Ogg, up to 30 s.")
         return
-    yield from assistant.answer(samples, language, voice)
+    yield from assistant.answer(samples, language, voice, history=history)
 
 
 def _pcm(samples: Samples) -> str:

@@ -39,7 +39,8 @@ def main() -> None:
         ):
             names = [field.name for field in dataclasses.fields(Variation)]
             variation = Variation(**{name: getattr(settings, name) for name in names})
-            mixture = Mixture(SequenceBuilder(tokenizer), speech, Path("work/accepted"), variation, seed)
+            builder, longest = SequenceBuilder(tokenizer), settings.length
+            mixture = Mixture(builder, speech, Path("work/accepted"), variation, longest, seed)
             phases = {
                 "pretrain": mixture.pretrain(settings.pretrain.model_dump()),
                 "finetune": mixture.finetune(settings.finetune.model_dump()),

@@ -12,7 +12,7 @@ from playwright.sync_api import Page, expect, sync_playwright
 
 from components.chat.__main__ import open_registered
 from components.chat.page import FIRST, OWN, answers, build, serve
-from cslm.conversation import Assistant
+from cslm.conversation import Assistant, History
 from cslm.shards import read_rows
 
 ROOT = Path(__file__).parents[2]
@@ -83,10 +83,24 @@ def test_a_written_question_is_answered_too(browser: Page) -> None:
     browser.wait_for_function("window.cslm.seconds > 1", timeout=20_000)
 
 
+def test_a_new_question_interrupts_the_answer_and_the_talk_goes_on(browser: Page) -> None:
+    box = browser.locator("#text textarea, #text input").first
+    box.fill("What can you tell me about the capital of France and the capital of Italy?")
+    browser.locator("#ask").click()
+    expect(browser.locator("#talk .user")).to_have_count(1, timeout=30_000)
+    box.fill("What is seven plus eight?")
+    browser.locator("#ask").click()
+    expect(browser.locator("#talk .user")).to_have_count(2, timeout=30_000)
+    expect(browser.locator("#talk .bot").last).to_contain_text("fifteen", timeout=30_000)
+    browser.wait_for_function("window.cslm.seconds > 1", timeout=20_000)
+    browser.locator("#forget").click()
+    expect(browser.locator("#talk .user")).to_have_count(0)
+
+
 def test_what_is_no_recording_is_told(assistant: Assistant, tmp_path: Path) -> None:
     path = tmp_path / "letter.wav"
     path.write_text("Dear model")
-    [(turns, pieces, _, whole)] = answers(assistant, str(path), "", OWN, FIRST, [])
+    [(turns, pieces, _, whole)] = answers(assistant, str(path), "", OWN, FIRST, [], History())
     assert "cannot be used: not readable as audio" in turns[-1]["content"]
     assert (pieces, whole) == ("[]", None)
 

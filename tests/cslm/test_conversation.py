@@ -11,7 +11,7 @@ import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from cslm.audio import SAMPLE_RATE, Samples
-from cslm.conversation import Assistant, Heard, Refused, Speech, Text, UnknownLanguage
+from cslm.conversation import Assistant, Heard, History, Refused, Speech, Text, UnknownLanguage
 from cslm.decoder import DecoderConfig, SpeechDecoder, UnknownVoice
 from cslm.decoder.vocoder import IstftVocoder
 from cslm.generation import SpeechLanguageModel
@@ -39,7 +39,7 @@ def talkative(assistant: Assistant, monkeypatch: pytest.MonkeyPatch) -> Assistan
     """An assistant that takes anything for the same question, and answers in two chunks."""
     builder = assistant.model.builder
 
-    def stream(prompt: list[int], reply: str, max_new_tokens: int) -> Iterator[int]:
+    def stream(prompt: list[int], reply: str, *_: object) -> Iterator[int]:
         if reply == "dialogue":
             yield from [builder.question_id, *builder.text_ids(QUESTION), builder.answer_id]
             return
@@ -75,7 +75,7 @@ def test_a_written_question_is_answered_and_read_aloud(
     builder = talkative.model.builder
     asked: list[str] = []
 
-    def stream(prompt: list[int], reply: str, max_new_tokens: int) -> Iterator[int]:
+    def stream(prompt: list[int], reply: str, *_: object) -> Iterator[int]:
         asked.append(builder.tokenizer.decode(prompt))
         yield from builder.speech_ids([1, 2, 3]) if reply == "speech" else builder.text_ids("巴黎。")
 
@@ -113,6 +113,49 @@ def test_a_closed_answer_stops(talkative: Assistant) -> None:
     next(answer)
     answer.close()  # type: ignore[attr-defined]
     assert threading.active_count() == before
+
+
+def test_earlier_turns_are_seen_and_the_oldest_forgotten(
+    talkative: Assistant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    builder, stream = talkative.model.builder, talkative.model.stream
+    prompts: list[str] = []
+
+    def noted(prompt: list[int], reply: str, *rest: object) -> Iterator[int]:
+        if reply in ("answer", "text"):
+            prompts.append(builder.tokenizer.decode(prompt))
+        return stream(prompt, reply, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(talkative.model, "stream", noted)
+    history = History(longest=10_000)
+    list(talkative.answer(NOISE, "en", history=history))
+    list(talkative.answer_written("法国的首都是哪里？", "zh", history=history))
+    list(talkative.answer(NOISE, "zh", history=history))
+    assert [prompt.count("<|start_header_id|>user") for prompt in prompts] == [1, 2, 3]
+    first, second, third = prompts
+    assert "It is Paris" in second and "the capital." in second, "the answer, too"
+    assert third.index("It is Paris") < third.index("法国的首都") < third.rindex(QUESTION)
+    assert "".join(first.split()) in "".join(second.split()), "as it was when it was asked"
+    history.longest = len(history.turns[-1]) + 20
+    list(talkative.answer(NOISE, "zh", history=history))
+    assert len(history.turns) == 1
+
+
+def test_of_an_interrupted_answer_the_whole_chunks_are_remembered(talkative: Assistant) -> None:
+    history, builder = History(), talkative.model.builder
+    answer = talkative.answer(NOISE, "en", history=history)
+    texts = 0
+    while texts < 2:
+        texts += isinstance(next(answer), Text)
+    answer.close()  # type: ignore[attr-defined]
+    [turn] = history.turns
+    said = builder.parse_dialogue(turn[turn.index(builder.question_id) :])
+    assert said.well_formed
+    assert [(chunk.text, list(chunk.units)) for chunk in said.chunks] == [CHUNKS[0]]
+    untold = talkative.answer(NOISE, "en", history=history)
+    next(untold)
+    untold.close()  # type: ignore[attr-defined]
+    assert history.turns == [turn], "nothing of it was said"
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ PLAIN = Variation(
     splice=0.0,
     excerpt=0.0,
     listening=False,
+    earlier_turns=0.0,
 )
 PHASE_1 = {"asr": 1.0, "tts": 1.0, "mt": 1.0, "text": 1.0, "repeat": 1.0}
 NOTHING = dict.fromkeys(PHASE_1, 0.0)
@@ -93,7 +94,7 @@ def mixture(
     translation = dict(zip(TRANSLATION.names, ("1", "train", "en", "hello", "zh", "你好"), strict=True))
     pq.write_table(pa.Table.from_pylist([translation], TRANSLATION), tmp_path / "translations.parquet")
     with AlignedUtterances(tmp_path / "aligned", tmp_path / "index.db") as index:
-        yield Mixture(SequenceBuilder(tiny[1]), index, tmp_path, request.param, seed=1)
+        yield Mixture(SequenceBuilder(tiny[1]), index, tmp_path, request.param, 512, seed=1)
 
 
 def count(sequences: Iterator[object]) -> Counter[str]:
@@ -122,6 +123,20 @@ def test_phase_2_takes_spoken_dialogues_and_counts_those_without_speech(mixture:
         "mt.zh": 1,
     }
     assert mixture.skipped == {"dialogue_without_speech": 1, "written_dialogue_across_languages": 1}
+
+
+@pytest.mark.parametrize("mixture", [dataclasses.replace(PLAIN, earlier_turns=0.5)], indirect=True)
+def test_questions_come_behind_other_turns_and_none_is_lost(mixture: Mixture) -> None:
+    builder, alone, behind = mixture._builder, Counter[str](), Counter[str]()
+    weights = {**PHASE_2, "interleaved": 100.0, "cross_lingual": 100.0, "text": 100.0, "full_chain": 5.0}
+    for sequence in mixture.finetune(weights):
+        assert len(sequence.input_ids) <= 512
+        turns = builder.tokenizer.decode(sequence.input_ids).count("<|start_header_id|>user")
+        assert turns == 1 or sequence.input_ids[-1] == builder.end_id
+        (behind if turns > 1 else alone)[sequence.task] += 1
+    assert alone + behind == {"dialogue": 100, "cross_lingual": 100, "text": 300, "full_chain": 10, "mt": 1}
+    assert set(behind) == {"dialogue", "cross_lingual", "text"}
+    assert sum(behind.values()) == pytest.approx(250, abs=60)
 
 
 def test_a_weight_is_a_number_of_passes(mixture: Mixture) -> None:
@@ -208,7 +223,7 @@ def test_a_misheard_question_is_answered_by_its_text(
     builder = SequenceBuilder(tiny[1])
     seen: Counter[str] = Counter()
     with AlignedUtterances(tmp_path / "aligned", tmp_path / "index.db") as index:
-        mixture = Mixture(builder, index, tmp_path, dataclasses.replace(PLAIN, misheard=0.5), seed=1)
+        mixture = Mixture(builder, index, tmp_path, dataclasses.replace(PLAIN, misheard=0.5), 512, seed=1)
         for sequence in mixture.finetune({**dict.fromkeys(PHASE_2, 0.0), "interleaved": 100.0}):
             reply = sequence.input_ids[sequence.input_ids.index(builder.question_id) :]
             said, learned = builder.parse_dialogue(reply), [token for token in sequence.labels if token >= 0]
@@ -246,7 +261,7 @@ def test_every_speed_of_a_recording_is_heard_and_the_recording_is_spoken(
     pq.write_table(pa.Table.from_pylist([], TRANSLATION), tmp_path / "translations.parquet")
     builder = SequenceBuilder(tiny[1])
     with AlignedUtterances(tmp_path / "aligned", tmp_path / "index.db") as index:
-        mixture = Mixture(builder, index, tmp_path, PLAIN, seed=1)
+        mixture = Mixture(builder, index, tmp_path, PLAIN, 512, seed=1)
         only = dict.fromkeys(PHASE_2, 0.0)
         answers = [builder.parse_units(s.input_ids) for s in mixture.finetune({**only, "interleaved": 40.0})]
         read = [builder.parse_units(s.input_ids) for s in mixture.finetune({**only, "tts": 4.0})]

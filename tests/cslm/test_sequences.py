@@ -57,6 +57,33 @@ def test_loss_is_on_the_assistants_tokens_only(builder, units, text, language) -
     assert builder.parse_units(builder.speech_ids(units)) == units
 
 
+def test_a_talk_is_what_the_chat_template_makes_of_its_messages(builder: SequenceBuilder) -> None:
+    first, second = builder.text("What is a?", "It is b.", "en"), builder.text("And c?", "It is d.", "en")
+    talk = builder.joined(first, second)
+    messages = [
+        {"role": role, "content": content}
+        for role, content in zip(
+            ["user", "assistant"] * 2, ["What is a?", "It is b.", "And c?", "It is d."], strict=True
+        )
+    ]
+    rendered = builder.tokenizer.apply_chat_template(messages, tokenize=False)
+    assert builder.tokenizer.decode(talk.input_ids) == rendered
+    learned = [token for token in talk.labels if token != IGNORE]
+    assert builder.tokenizer.decode(learned) == "It is b.<|eot_id|>It is d.<|eot_id|>"
+    assert all(label in (IGNORE, token) for token, label in zip(talk.input_ids, talk.labels, strict=True))
+
+
+@given(UNIT_RUN, TEXT, CHUNKS)
+def test_what_is_to_be_understood_keeps_its_place_in_a_talk(builder, units, question, chunks) -> None:  # type: ignore[no-untyped-def]
+    spoken = [index % len(question) for index in range(len(units))]
+    one = builder.dialogue(units, question, chunks, "en", "zh", "interleaved", spoken)
+    talk = builder.joined(builder.joined(one, one), one)
+    known = [(talk.input_ids[place - 1], token) for place, token in sorted(talk.understood.items())]
+    alone = [(one.input_ids[place - 1], token) for place, token in sorted(one.understood.items())]
+    assert known == alone * 3
+    assert talk.task == "cross_lingual"
+
+
 def test_text_that_looks_like_a_marker_stays_text(builder: SequenceBuilder) -> None:
     ids = builder.text_ids("say <sosp><unit_3><eosp> [answer]<|eot_id|>")
     assert not {builder.speech_start_id, builder.answer_id, builder.end_id} & set(ids)
