@@ -11,6 +11,7 @@ top, `dev` and `heldout_voice` below) and `report/evaluation`: `index.html`, its
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any
 import mlflow
 import typer
 
+from components.evaluate.llm_judge import JudgeFailed, judge_answers
 from components.evaluate.report import SplitResults, write_report
 from components.evaluate.speech import evaluate_speech
 from components.settings import Settings
@@ -30,7 +32,7 @@ from cslm.evaluation.latency import compare_chains
 from cslm.evaluation.normalization import LanguageRules, rules_for
 from cslm.evaluation.perplexity import unit_losses
 from cslm.evaluation.similarity import Similarity, best_layer, compare
-from cslm.evaluation.tasks import Evaluator
+from cslm.evaluation.tasks import Answer, Evaluator
 from cslm.generation import SpeechLanguageModel
 from cslm.tokenizer import SpeechTokenizer
 
@@ -74,11 +76,24 @@ def main() -> None:
             results["test"].answers,
             settings,
         )
-        metrics = merge(metrics, heard)
+        metrics = merge(merge(metrics, heard), _marks(evaluator, results["test"].answers, settings))
         with stage.output(REPORT) as folder:
             write_report(folder, metrics, results, speech, rules, settings)
         mlflow.log_artifacts(str(REPORT), "evaluation")
         stage.log_metrics(metrics)
+
+
+def _marks(evaluator: Evaluator, answers: list[Answer], settings: Settings) -> dict[str, Any]:
+    """What a language model makes of the answers, if there is one to ask."""
+    judge = settings.evaluate.llm_judge
+    if judge is None:
+        return {}
+    try:
+        progress = functools.partial(evaluator.progress, "marks")
+        return judge_answers(answers, judge, settings.seed, progress)
+    except JudgeFailed as reason:
+        print(f"note: answers are not marked: {reason}", flush=True)
+        return {}
 
 
 def merge(metrics: dict[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
@@ -116,6 +131,7 @@ def evaluate(
         metrics["text_instruction"] = summary.text_instruction(evaluator.answer_written(items.written))
         metrics |= _representation(evaluator, items, layer)
         if items.split == "test":
+            metrics["later_turn"] = _later_turn(evaluator, answers, settings, pace)
             metrics["latency"] = _latency(evaluator, items, settings, pace)
     return {name: value for name, value in metrics.items() if value}, SplitResults(transcripts, answers)
 
@@ -143,6 +159,12 @@ def _similarities(evaluator: Evaluator, items: HeldOut) -> list[dict[str, Simila
             figures[language] = compare(spoken, written, [u.text for u in group])
         evaluator.progress(f"similarity {language}", len(group), len(group))
     return layers
+
+
+def _later_turn(evaluator: Evaluator, answers: list[Answer], settings: Settings, pace: float) -> dict[str, Any]:
+    """Exact answers to questions of all pairs of languages that are the second of a talk."""
+    chosen = spread(answers, settings.evaluate.later_questions, settings.seed)
+    return summary.later_turn(evaluator.converse_later(chosen, pace)) if len(chosen) > 1 else {}
 
 
 def _latency(evaluator: Evaluator, items: HeldOut, settings: Settings, pace: float) -> dict[str, object]:

@@ -54,7 +54,7 @@ STRICT = ("off_target",)
 LOWER_IS_BETTER = (
     *("wer", "cer", "off_target", "perplexity", "seconds", "tokens"),
     *("reference_wer", "reference_cer", "speech_wer", "speech_cer", "speech_off_target"),
-    *("first_audio_ms", "rtf", "underruns"),
+    *("second_wer", "second_reference_wer", "first_audio_ms", "rtf", "underruns"),
 )
 INTERVALS = ("wer", "cer", "exact_match", "mean")
 """Figures whose interval is the plain `ci95` beside them; others have `NAME_ci95`, or none."""
@@ -70,6 +70,9 @@ HEADLINES = (
     "conversation.*.exact_match",
     "cross_lingual.*.exact_match",
     "cross_lingual.*.off_target",
+    "later_turn.exact_match",
+    "conversation.*.judge_score",
+    "cross_lingual.*.judge_score",
     "alignment.similarity",
     "alignment.retrieval_accuracy",
     "latency.speedup_over_full_chain",
@@ -81,6 +84,8 @@ HEADLINES = (
     "tts.*.cer",
     "tts.*.reference_wer",
     "tts.*.reference_cer",
+    "tts.*.second_wer",
+    "tts.*.second_reference_wer",
     "resynthesis.*.wer",
     "resynthesis.*.cer",
     "conversation.*.speech_wer",

@@ -35,6 +35,7 @@ LABELS = {
     "tq": "Question transcription",
     "conversation": "Spoken answers",
     "cross_lingual": "Cross-lingual answers",
+    "later_turn": "Spoken answers to a second question",
     "text_instruction": "Written answers",
     "mt": "Translation",
     "alignment": "Speech and text",
@@ -59,6 +60,9 @@ METRIC_LABELS = {
     "underruns": "answers that run dry",
     "reference_wer": "word error rate of the recordings",
     "reference_cer": "character error rate of the recordings",
+    "second_wer": "word error rate, second opinion",
+    "second_reference_wer": "word error rate of the recordings, second opinion",
+    "judge_score": "mark of a language model (1 to 5)",
     "speech_wer": "word error rate of the sound",
     "speech_cer": "character error rate of the sound",
     "speech_off_target": "wrong language of the sound",
@@ -75,6 +79,7 @@ PLAIN = {
     "audio_speedup": "{:.2f}x",
     "first_audio_ms": "{:.0f} ms",
     "rtf": "{:.2f}",
+    "judge_score": "{:.2f}",
     "mean": "{:.2f}",
 }
 """Figures that are no fractions; the others are shown in percent."""

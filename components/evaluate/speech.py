@@ -20,7 +20,7 @@ from cslm.audio import Samples, decode
 from cslm.conversation import Assistant
 from cslm.decoder import SpeechDecoder
 from cslm.evaluation.held_out import Dialogue, HeldOut, Utterance, grouped, spread
-from cslm.evaluation.judges import Dnsmos, Recognizer, SpeakerEncoder
+from cslm.evaluation.judges import Dnsmos, Recognizer, SecondOpinion, SpeakerEncoder
 from cslm.evaluation.speech import (
     Judges,
     Listener,
@@ -114,7 +114,7 @@ def open_judges() -> Judges:
     for name, folder in folders.items():
         fetch(name, catalog[name], folder)
     recognizer, quality, voices = folders.values()
-    return Judges(Recognizer(recognizer), Dnsmos(quality), SpeakerEncoder(voices).eval())
+    return Judges(Recognizer(recognizer), SecondOpinion(), Dnsmos(quality), SpeakerEncoder(voices).eval())
 
 
 def _sounds(wanted: Iterable[str]) -> dict[str, tuple[Samples, str]]:

@@ -1,7 +1,8 @@
-"""Who judges the sound of an answer: a speech recogniser, DNSMOS and a speaker encoder, none of them ours.
+"""Who judges the sound of an answer: two speech recognisers, DNSMOS and a speaker encoder, none of them ours.
 
-Their weights are external (models.yaml: whisper-base-ct2, dnsmos, resemblyzer). The front ends are written
-here after their releases, as the packages ask for versions and parts that do not install beside the rest.
+Their weights are external (models.yaml: whisper-base-ct2, dnsmos, resemblyzer) or come with their package
+(pocketsphinx). The front ends of DNSMOS and the encoder are written here after their releases, as their
+packages ask for versions and parts that do not install beside the rest.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy.typing as npt
 import onnxruntime
 import torch
 from faster_whisper import WhisperModel
+from pocketsphinx import Decoder
 from torch import nn
 from transformers.audio_utils import mel_filter_bank
 
@@ -40,6 +42,26 @@ class Recognizer:
         _, _, ranked = self._model.detect_language(samples)
         scores = dict(ranked or [])
         return max(among, key=lambda language: scores.get(language, 0.0))
+
+
+class SecondOpinion:
+    """Pocketsphinx with its own English model: weaker than Whisper, and it guesses no whole sentences."""
+
+    LANGUAGE = "en"
+
+    def __init__(self) -> None:
+        self._decoder = Decoder(samprate=SAMPLE_RATE, loglevel="FATAL")
+
+    def transcribe(self, samples: Samples) -> str:
+        """Text of 16 kHz samples in English."""
+        if not len(samples):
+            return ""
+        pcm = (samples.clip(-1, 1) * np.iinfo(np.int16).max).astype(np.int16).tobytes()
+        self._decoder.start_utt()
+        self._decoder.process_raw(pcm, full_utt=True)
+        self._decoder.end_utt()
+        found = self._decoder.hyp()
+        return str(found.hypstr) if found else ""
 
 
 class Dnsmos:

@@ -23,7 +23,7 @@ from cslm.decoder import SpeechDecoder
 from cslm.evaluation.confidence import Interval, bootstrap
 from cslm.evaluation.error_rates import Errors, count_errors, error_rate
 from cslm.evaluation.held_out import Utterance, grouped
-from cslm.evaluation.judges import Dnsmos, Recognizer, SpeakerEncoder, Vector
+from cslm.evaluation.judges import Dnsmos, Recognizer, SecondOpinion, SpeakerEncoder, Vector
 from cslm.evaluation.normalization import LanguageRules
 from cslm.evaluation.tasks import Answer
 
@@ -35,6 +35,7 @@ class Judges:
     """All who listen."""
 
     recognizer: Recognizer
+    second: SecondOpinion
     quality: Dnsmos
     voices: SpeakerEncoder
 
@@ -59,6 +60,8 @@ class Sounding:
     text: str
     heard: str
     errors: Errors
+    second_errors: Errors | None
+    """Of the second recogniser, in the language that it knows."""
     dnsmos: float
     vector: Vector
     samples: Samples
@@ -120,6 +123,9 @@ class Listener:
 
     def _hear(self, id: str, kind: str, language: str, voice: str, text: str, samples: Samples) -> Sounding:
         heard = self._judges.recognizer.transcribe(samples, language)
+        second = None
+        if language == self._judges.second.LANGUAGE:
+            second = count_errors(text, self._judges.second.transcribe(samples), self._rules[language])
         return Sounding(
             id=id,
             kind=kind,
@@ -128,6 +134,7 @@ class Listener:
             text=text,
             heard=heard,
             errors=count_errors(text, heard, self._rules[language]),
+            second_errors=second,
             dnsmos=self._judges.quality.overall(np.clip(samples, -1, 1)),
             vector=self._judges.voices.embed(samples),
             samples=samples,
@@ -151,6 +158,8 @@ def speech_metrics(
                 f"reference_{metric}": reference[0],
                 "reference_ci95": reference[1],
                 "n": len(kinds[kind]),
+                **_second(kinds[kind], metric),
+                **_second(kinds["reference"], f"reference_{metric}"),
             }
         for kind in KINDS:
             scores = [each.dnsmos for each in kinds[kind]]
@@ -183,6 +192,12 @@ def answer_metrics(
 def _rate(soundings: Sequence[Sounding], seed: int) -> tuple[float, Interval]:
     errors = [each.errors for each in soundings]
     return error_rate(errors), bootstrap([e.total for e in errors], [e.length for e in errors], seed)
+
+
+def _second(soundings: Sequence[Sounding], name: str) -> dict[str, float]:
+    """What the second recogniser makes of the same speech, where it knows the language."""
+    errors = [each.second_errors for each in soundings if each.second_errors]
+    return {f"second_{name}": error_rate(errors)} if errors else {}
 
 
 def _mean(values: Sequence[float], seed: int) -> dict[str, Any]:

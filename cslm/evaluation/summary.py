@@ -67,6 +67,12 @@ def conversation(answers: Iterable[Answer], seed: int) -> Metrics:
     return metrics
 
 
+def later_turn(answers: Sequence[Answer]) -> Metrics:
+    """`{exact_match, n, ci95}` of all pairs of languages together."""
+    right = sum(answer.right for answer in answers)
+    return {"exact_match": right / len(answers), "n": len(answers), "ci95": wilson(right, len(answers))}
+
+
 def text_instruction(answers: Iterable[WrittenAnswer]) -> Metrics:
     """`{language: {exact_match, n, ci95}}`."""
     metrics = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from cslm.evaluation.answers import exact_match, off_target, token_f1, written_script
 from cslm.evaluation.error_rates import Errors, count_errors
@@ -86,19 +87,40 @@ class Evaluator:
                 transcripts.append(Transcript(utterance, text, errors))
         return transcripts
 
-    def converse(self, dialogues: Iterable[Dialogue], units_per_token: float) -> list[Answer]:
-        """Spoken questions to interleaved text and speech."""
+    def converse(
+        self,
+        dialogues: Iterable[Dialogue],
+        units_per_token: float,
+        earlier: Mapping[str, list[int]] = MappingProxyType({}),
+    ) -> list[Answer]:
+        """Spoken questions to interleaved text and speech; `earlier` has a turn that comes before, by id."""
         answers = []
         for (asked, wanted), group in grouped(dialogues, lambda dialogue: dialogue.pair).items():
-            prompts = [
-                self.model.builder.prompt_dialogue(list(d.question_units), asked, wanted, "interleaved")
-                for d in group
-            ]
+            prompts = [self._asked(d, [earlier[d.id]] if d.id in earlier else []) for d in group]
             room = self.dialogue_room(group, units_per_token)
             name = f"conversation {asked} to {wanted}"
             for dialogue, ids in zip(group, self._run(name, prompts, "dialogue", room), strict=True):
                 answers.append(self._judge(dialogue, self.model.builder.parse_dialogue(ids)))
         return answers
+
+    def converse_later(self, answers: Sequence[Answer], units_per_token: float) -> list[Answer]:
+        """The same questions, each behind another one of them and what the model answered to that."""
+        builder = self.model.builder
+        told = [
+            self._asked(answer.dialogue, [])
+            + [builder.question_id, *builder.text_ids(answer.parsed.question), builder.answer_id]
+            + [token for chunk in answer.parsed.chunks for token in builder.chunk_ids(chunk)]
+            for answer in answers
+        ]
+        shift = max(1, len(answers) // 2 - 1)  # mostly another language, and never the same words
+        others = told[shift:] + told[:shift]
+        earlier = {answer.dialogue.id: turn for answer, turn in zip(answers, others, strict=True)}
+        return self.converse([answer.dialogue for answer in answers], units_per_token, earlier)
+
+    def _asked(self, dialogue: Dialogue, earlier: list[list[int]]) -> list[int]:
+        builder = self.model.builder
+        prompt = builder.prompt_dialogue(list(dialogue.question_units), *dialogue.pair, "interleaved")
+        return builder.next_turn(earlier, prompt)
 
     def _judge(self, dialogue: Dialogue, parsed: Parsed) -> Answer:
         asked, wanted = (self.rules[language] for language in dialogue.pair)

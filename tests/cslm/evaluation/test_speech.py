@@ -3,31 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from cslm.audio import decode
 from cslm.conversation import Event, Heard, Speech, Text
-from cslm.evaluation.error_rates import count_errors
+from cslm.evaluation.error_rates import count_errors, error_rate
 from cslm.evaluation.held_out import Dialogue
+from cslm.evaluation.judges import SecondOpinion
 from cslm.evaluation.normalization import rules_for
-from cslm.evaluation.speech import Sounding, SpokenAnswer, answer_metrics, speech_metrics
+from cslm.evaluation.speech import KINDS, Sounding, SpokenAnswer, answer_metrics, speech_metrics
 from cslm.evaluation.streaming import answer_timing, measure_streaming
 from cslm.evaluation.tasks import Answer
 from cslm.sequences import Parsed
+from cslm.shards import read_rows
 
 RULES = {language: rules_for(language) for language in ("en", "zh")}
+ROOT = Path(__file__).parents[3]
 SILENCE = np.zeros(16_000, np.float32)
 
 
 def sounding(
     name: str, kind: str, text: str, heard: str, quality: float, angle: float, language: str = "en"
 ) -> Sounding:
+    """The second opinion, in English, is that nothing was said."""
     vector = np.array([np.cos(angle), np.sin(angle)], np.float32)
     errors = count_errors(text, heard, RULES[language])
-    return Sounding(name, kind, language, "ann", text, heard, errors, quality, vector, SILENCE)
+    second = count_errors(text, "", RULES[language]) if language == "en" else None
+    return Sounding(name, kind, language, "ann", text, heard, errors, second, quality, vector, SILENCE)
 
 
 def test_each_kind_is_beside_the_recordings() -> None:
@@ -42,10 +50,33 @@ def test_each_kind_is_beside_the_recordings() -> None:
     assert metrics["tts"]["en"]["wer"] == pytest.approx(4 / 8)
     assert metrics["resynthesis"]["en"]["wer"] == pytest.approx(2 / 8)
     assert metrics["tts"]["en"]["reference_wer"] == metrics["resynthesis"]["en"]["reference_wer"] == 0
+    assert metrics["tts"]["en"]["second_wer"] == metrics["tts"]["en"]["second_reference_wer"] == 1
     assert metrics["dnsmos"]["resynthesis"]["en"]["mean"] == pytest.approx(2.5)
     alike = {kind: metrics["speaker_similarity"][kind]["en"]["mean"] for kind in ("reference", "tts")}
     assert alike["reference"] == pytest.approx(0.5), "cos 60°: each against the other, never against itself"
     assert alike["tts"] == pytest.approx((1.0 - 0.5) / 2), "a is where b was, b is at 120° of a"
+
+
+def test_without_a_second_recogniser_for_a_language_there_is_no_second_opinion() -> None:
+    heard = [sounding("a", kind, "你好", "你好", 3.0, 0.0, "zh") for kind in KINDS]
+    assert not [name for name in speech_metrics(heard, RULES, seed=1)["tts"]["zh"] if "second" in name]
+
+
+def test_the_second_recogniser_hears_english() -> None:
+    rows = read_rows(ROOT / "data/sample/speech", ["audio", "text", "language"], ["test"])
+    english = list(islice((row for row in rows if row["language"] == "en"), 4))
+    second, rules = SecondOpinion(), RULES["en"]
+    spoken = [decode(row["audio"]) for row in english]
+    errors = [
+        count_errors(r["text"], second.transcribe(s), rules) for r, s in zip(english, spoken, strict=True)
+    ]
+    assert error_rate(errors) < 0.6
+    backwards = [
+        count_errors(r["text"], second.transcribe(s[::-1].copy()), rules)
+        for r, s in zip(english, spoken, strict=True)
+    ]
+    assert error_rate(backwards) > 0.85
+    assert second.transcribe(np.zeros(0, np.float32)) == ""
 
 
 def test_answers_are_judged_by_their_own_text_and_by_pair() -> None:

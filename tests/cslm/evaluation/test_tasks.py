@@ -90,6 +90,25 @@ def test_conversation(told: Told, evaluator: Evaluator, dialogues: list[Dialogue
     assert [len(c.units) for c in answers[0].parsed.chunks] == [1, 2]
 
 
+def test_a_later_question_comes_behind_another_and_its_answer(
+    told: Told, evaluator: Evaluator, dialogues: list[Dialogue]
+) -> None:
+    replies = ("It is Paris.", "Not far.", "是巴黎。")
+    for dialogue, reply in zip(dialogues, replies, strict=True):
+        _say(told, dialogue, dialogue.question, Chunk(reply, (1, 2)))
+    answers = evaluator.converse(dialogues, units_per_token=3)
+    alone = dict(told.replies)
+    told.replies.clear()
+    for (prompt, reply), (before, said) in zip(
+        alone.items(), [*list(alone.items())[1:], next(iter(alone.items()))], strict=True
+    ):
+        told.tell(told.builder.next_turn([[*before, *said]], list(prompt)), reply)
+    later = evaluator.converse_later(answers, units_per_token=3)
+    assert [answer.parsed.text for answer in later] == [answer.parsed.text for answer in answers]
+    right = sum(answer.right for answer in answers)
+    assert summary.later_turn(later)["exact_match"] == pytest.approx(right / 3)
+
+
 def test_a_question_asked_twice_is_one_utterance(
     told: Told, evaluator: Evaluator, dialogues: list[Dialogue]
 ) -> None:
