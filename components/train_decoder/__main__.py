@@ -11,7 +11,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ import typer
 
 from components.checkpoints import checkpoint_folder, finish
 from components.stage import Stage, StageFailed, home
-from cslm.audio import SAMPLE_RATE, decode
+from cslm.audio import SAMPLE_RATE, change_speed, decode
 from cslm.decoder import DecoderConfig, SpeechDecoder
 from cslm.decoder.corpus import SpeechFile
 from cslm.decoder.training import Recipe, train_durations, train_flow, train_vocoder
@@ -105,19 +105,26 @@ def train(stage: Stage, decoder: SpeechDecoder, scratch: Path, checkpoints: Path
     settings, seed = stage.settings.train_decoder, stage.settings.seed
     merged = [
         (row["units"], row["durations"], decoder.voice_of(row["speaker"]))
-        for row in _units("train", ["units", "durations", "speaker"])
-        if row["speaker"] in decoder.config.voices
+        for row in _units("train", ["units", "durations", "speaker", "speed"])
+        if row["speed"] == 1 and row["speaker"] in decoder.config.voices
     ]
-    corpus = SpeechFile(scratch)
-    corpus.write(utterances("train", decoder))
-    print(f"progress: {len(corpus.utterances)} utterances, {len(decoder.voices)} voices", flush=True)
+    corpus, speeds = SpeechFile(scratch), speeds_of_training()
+    corpus.write(utterances(decoder, speeds))
+    voices = range(len(decoder.voices))
+    told = f"{len(corpus.utterances)} utterances, {len(voices)} voices, {len(speeds)} speeds"
+    others = sorted(set(voices_of_training()) - set(decoder.voices))
+    print(f"progress: {told}", flush=True)
+    if others:
+        print(f"note: without these voices, which the checkpoint lacks: {', '.join(others)}", flush=True)
     if settings.steps:
         loss = train_durations(decoder.durations, merged, settings.duration_steps, settings.learning_rate, seed)
         stage.log_metrics({"duration_loss": loss})
         recipe = Recipe(settings.steps, settings.learning_rate, settings.batch_seconds, seed)
+        decoder.flow.choose_voices([*voices] * len(speeds))
         train_flow(
             decoder.flow, corpus, recipe, checkpoints / "flow.pt", Reporter(stage, "flow", settings.steps)
         )
+        decoder.flow.choose_voices(voices)
     if settings.vocoder_steps:
         steps = settings.vocoder_steps
         recipe = Recipe(steps, settings.vocoder_learning_rate, settings.vocoder_batch_seconds, seed)
@@ -150,24 +157,33 @@ class Reporter:
         self._stage.log_metrics({self._name: means}, step)
 
 
-def utterances(split: str, decoder: SpeechDecoder) -> Iterator[tuple[Any, Any, int]]:
-    """Samples, unit frames and voice of each utterance of a split whose voice the decoder has."""
-    known = {row["id"]: (row["units"], row["durations"]) for row in _units(split, ["id", "units", "durations"])}
-    for row in read_rows(UTTERANCES, ["id", "audio", "speaker"], [split]):
-        if row["id"] in known and row["speaker"] in decoder.config.voices:
-            yield decode(row["audio"]), expand_runs(*known[row["id"]]), decoder.voice_of(row["speaker"])
+def speeds_of_training() -> list[float]:
+    """Speeds at which the train split was tokenised, the recordings' own first."""
+    return sorted({row["speed"] for row in _units("train", ["speed"])}, key=lambda speed: (speed != 1, speed))
+
+
+def utterances(decoder: SpeechDecoder, speeds: Sequence[float]) -> Iterator[tuple[Any, Any, int]]:
+    """Samples, unit frames and voice of each utterance of the train split at each speed.
+
+    Speech that is played faster is the speech of another voice: number `v` at the second speed is voice
+    `len(decoder.voices) + v`, and so on.
+    """
+    known = {
+        (row["id"], row["speed"]): (row["units"], row["durations"])
+        for row in _units("train", ["id", "units", "durations", "speed"])
+    }
+    for row in read_rows(UTTERANCES, ["id", "audio", "speaker"], ["train"]):
+        for number, speed in enumerate(speeds):
+            if (row["id"], speed) in known and row["speaker"] in decoder.config.voices:
+                voice = number * len(decoder.voices) + decoder.voice_of(row["speaker"])
+                frames = expand_runs(*known[row["id"], speed])
+                yield change_speed(decode(row["audio"]), speed), frames, voice
 
 
 def _units(split: str, columns: list[str]) -> Iterator[dict[str, Any]]:
-    """Rows of all languages' units, of recordings as they are."""
+    """Rows of all languages' units."""
     for folder in sorted(UNITS.iterdir()):
-        yield from _units_in(folder, split, columns)
-
-
-def _units_in(folder: Path, split: str, columns: list[str]) -> Iterator[dict[str, Any]]:
-    for row in read_rows(folder, [*columns, "speed"], [split]):
-        if row["speed"] == 1:
-            yield row
+        yield from read_rows(folder, columns, [split])
 
 
 def measure(decoder: SpeechDecoder) -> dict[str, Any]:
@@ -181,7 +197,8 @@ def measure(decoder: SpeechDecoder) -> dict[str, Any]:
     for folder in sorted(UNITS.iterdir()):
         language = folder.name
         voices = [name for name, native in decoder.config.voices.items() if native == language]
-        dev = _units_in(folder, "dev", ["text", "language", "units", "durations"])
+        rows = read_rows(folder, ["text", "language", "units", "durations", "speed"], ["dev"])
+        dev = (row for row in rows if row["speed"] == 1)
         for number, row in enumerate(islice(dev, MEASURED if voices else 0)):
             started = time.perf_counter()
             samples = decoder.speak(row["units"], voices[number % len(voices)])

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -56,6 +57,12 @@ class FlowMatching(nn.Module):
         self.exit = nn.Linear(width, BINS)
         self.register_buffer("mean", torch.zeros(BINS))
         self.register_buffer("deviation", torch.ones(BINS))
+
+    @torch.no_grad()
+    def choose_voices(self, voices: Sequence[int]) -> None:
+        """Know these of the voices, in this order; a voice that is named twice becomes two that learn apart."""
+        kept = self.voices.weight[[*voices, self.nobody]]
+        self.voices, self.nobody = nn.Embedding.from_pretrained(kept, freeze=False), len(voices)
 
     def normalize(self, mel: Tensor) -> Tensor:
         """Each bin with mean 0 and deviation 1 over the training data."""

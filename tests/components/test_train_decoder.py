@@ -16,6 +16,8 @@ from components.tokenize.__main__ import UNITS
 from components.train_decoder.__main__ import main
 from cslm.audio import encode_flac
 from cslm.decoder import SpeechDecoder
+from cslm.decoder.corpus import SpeechFile
+from cslm.decoder.flow import FlowMatching
 from cslm.shards import UTTERANCE, ShardWriter
 from cslm.tokenizer.corpus import tokenize
 from cslm.tokenizer.speech_tokenizer import SpeechTokenizer, TokenizerConfig
@@ -104,6 +106,21 @@ def test_it_trains_a_decoder_for_the_voices_of_the_train_split(project: Path, vo
     assert metrics["voices"] == 2
     assert metrics["dev"]["spoken"]["labels"] == metrics["dev"]["recorded"]["labels"] == {"en": 4, "zh": 8}
     assert metrics["dev"]["real_time_factor"] > 0
+
+
+def test_faster_speech_is_that_of_another_voice(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[int, list[int]] = {}
+
+    def look(flow: FlowMatching, corpus: SpeechFile, *_: object) -> None:
+        for spoken in corpus.utterances:
+            seen.setdefault(spoken.voice, []).append(spoken.frames)
+        assert flow.voices.weight.shape[0] == 2 * 2 + 1
+        assert torch.equal(flow.voices.weight[:2], flow.voices.weight[2:4]), "it begins as the voice it was"
+
+    monkeypatch.setattr("components.train_decoder.__main__.train_flow", look)
+    main()
+    assert seen == {0: [25] * 4, 1: [25] * 4, 2: [28] * 4, 3: [28] * 4}, "1 s, and 1 s at 0.9 of its speed"
+    assert SpeechDecoder.load(project / "work/decoder").flow.voices.weight.shape[0] == 2 + 1
 
 
 def test_a_trained_one_is_taken_as_it_is(project: Path) -> None:
