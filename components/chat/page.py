@@ -76,7 +76,7 @@ def build(assistant: Assistant, title: str) -> gr.Blocks:
         pieces = gr.Textbox(visible="hidden", elem_id="pieces")
         pieces.change(None, pieces, js="(value) => window.cslm.play(value)")
 
-        history, asked = gr.State(History), gr.State(0)
+        history, asked = gr.State(History()), gr.State(0)
 
         def respond(
             path: str | None, written: str, wanted: str, named: str, turns: Turns, earlier: History
@@ -84,9 +84,8 @@ def build(assistant: Assistant, title: str) -> gr.Blocks:
             yield from answers(assistant, path, written, wanted, named, turns, earlier)
 
         outputs = [talk, pieces, timeline, answer]
-        running = asked.change(
-            respond, [audio, text, language, voice, talk, history], outputs, concurrency_limit=None
-        )
+        inputs = [audio, text, language, voice, talk, history]
+        running = asked.change(respond, inputs, outputs, trigger_mode="multiple", concurrency_limit=None)
         gr.on(
             [ask.click, text.submit],
             lambda number: number + 1,
