@@ -7,6 +7,8 @@ import io
 import json
 import os
 import shutil
+import signal
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -14,6 +16,8 @@ from pathlib import Path
 import mlflow
 import pytest
 import soundfile
+
+from cslm.shards import read_rows
 
 ROOT = Path(__file__).parents[2]
 ORCHESTRATOR = ROOT / ".venv" / "orchestrator" / "bin" / "python"
@@ -104,6 +108,50 @@ def test_it_registers_a_loadable_candidate_with_its_origin(clone: Path, first: t
     assert len(samples) > rate / 2, "the answer is there in sound"
 
 
+def test_served_it_answers_curl_with_text_and_sound(clone: Path, first: tuple[str, float]) -> None:
+    rows = read_rows(ROOT / "data/sample/speech", ["id", "audio", "language"], ["test"])
+    question = next(
+        row for row in rows if row["language"] == "en" and "capital" in row["id"] and "-q-" in row["id"]
+    )
+    asked = {"audio": base64.b64encode(question["audio"]).decode(), "answer_language": "zh"}
+    body = clone / "var" / "question.json"
+    body.write_text(json.dumps({"dataframe_records": [asked]}), "utf-8")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    mlflow_command = ROOT / ".venv" / "components" / "bin" / "mlflow"
+    serve = f"models serve --env-manager local --model-uri models:/cslm@candidate --port {port}"
+    server = subprocess.Popen(
+        [mlflow_command, *serve.split()],
+        cwd=clone,
+        env={
+            **os.environ,
+            "PATH": f"{mlflow_command.parent}:{os.environ['PATH']}",
+            "MLFLOW_TRACKING_URI": f"sqlite:///{clone}/var/mlflow.db",
+        },
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        curl = "curl --silent --fail --retry 90 --retry-delay 1 --retry-connrefused"
+        sent = "-H", "Content-Type: application/json", "--data", f"@{body}"
+        answered = subprocess.run(
+            [*curl.split(), *sent, f"http://127.0.0.1:{port}/invocations"],
+            capture_output=True,
+            check=True,
+            timeout=180,
+        ).stdout
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(30)
+    [answer] = json.loads(answered)["predictions"]
+    samples, rate = soundfile.read(io.BytesIO(base64.b64decode(answer["wav"])))
+    assert "capital" in answer["question"]
+    assert "首都" in answer["answer"]
+    assert len(samples) > rate
+
+
 def test_metrics_have_all_that_the_issue_names(clone: Path, first: tuple[str, float]) -> None:
     metrics = json.loads((clone / "metrics" / "evaluation.json").read_text("utf-8"))
     for path in (
@@ -120,6 +168,8 @@ def test_metrics_have_all_that_the_issue_names(clone: Path, first: tuple[str, fl
         "tts.zh.cer",
         "resynthesis.zh.cer",
         "dnsmos.tts.en.mean",
+        "tts.en.second_wer",
+        "later_turn.exact_match",
         "latency.first_audio_ms",
         "latency.underruns",
     ):
