@@ -216,10 +216,10 @@ class Compose(Section):
     """Share of the words of a question, written or spoken, that is left out, anew in each pass; twice as often
     the question begins with words of another one. So the model learns which words matter (cslm/noise.py)."""
     splice: Fraction = 0.0
-    """Share of the words in the user's speech that come from another recording of the same voice, anew in each
-    pass: any other word where the task is to transcribe, the same word where it is to answer."""
+    """Share of the words in the user's speech, and in what is read aloud, that come from another recording of
+    the same voice, anew in each pass: any other word, but the same word where the task is to answer."""
     excerpt: Fraction = 0.0
-    """Share of the transcription items in which only a few words in a row are heard, anew in each pass."""
+    """Share of the items to transcribe or to read aloud that are a few words in a row, anew in each pass."""
     listening: bool = False
     """Learn also, in the middle of the network, which token of text each unit of the user's speech speaks, from
     the alignment, and the same token where the user writes it (the paper: no)."""

@@ -159,23 +159,28 @@ class Mixture:
             yield self._builder.reading(sequence) if self._variation.listening else sequence
 
     def _tts(self, weight: float) -> Iterator[Sequence]:
-        """Texts with their speech as it was recorded."""
+        """Texts with their speech at its recorded speed, no two passes over one alike."""
         for versions in self._speech.of_split(TRAIN):
             utterance = next(each for each in versions if each.speed == 1)
             for _ in range(passes(weight, self._rng)):
-                tts = self._builder.tts(utterance.text, utterance.units, utterance.language)
-                yield tts.of(utterance.id)
+                words = self._varied(utterance)
+                text = "".join(word.text for word in words).rstrip()
+                units = [unit for word in words for unit in word.units]
+                yield self._builder.tts(text, units, utterance.language).of(utterance.id)
 
     def _asr(self, weight: float) -> Iterator[Sequence]:
         """Utterances with their text, no two passes over one alike."""
         for versions in self._speech.of_split(TRAIN):
             for _ in range(passes(weight, self._rng)):
                 utterance = self._rng.choice(versions)
-                words = self._bank.splice(utterance, self._variation.splice)
-                if self._rng.random() < self._variation.excerpt:
-                    words = self._bank.excerpt(words)
+                words = self._varied(utterance)
                 text, units, spoken = self._heard(words)
                 yield self._builder.asr(units, text, utterance.language, spoken).of(utterance.id)
+
+    def _varied(self, utterance: AlignedUtterance) -> list[Word]:
+        """The words of `utterance`, some from other recordings, or only a few of them."""
+        words = self._bank.splice(utterance, self._variation.splice)
+        return self._bank.excerpt(words) if self._rng.random() < self._variation.excerpt else words
 
     def _rows(self, table: str) -> Iterable[dict[str, Any]]:
         return (row for row in read_table(self._accepted / f"{table}.parquet") if row["split"] == TRAIN)
