@@ -62,7 +62,8 @@ class FlowMatching(nn.Module):
     def choose_voices(self, voices: Sequence[int]) -> None:
         """Know these of the voices, in this order; a voice that is named twice becomes two that learn apart."""
         kept = self.voices.weight[[*voices, self.nobody]]
-        self.voices, self.nobody = nn.Embedding.from_pretrained(kept, freeze=False), len(voices)
+        self.voices.weight = nn.Parameter(kept)
+        self.voices.num_embeddings, self.nobody = len(kept), len(voices)
 
     def normalize(self, mel: Tensor) -> Tensor:
         """Each bin with mean 0 and deviation 1 over the training data."""
