@@ -1,7 +1,7 @@
 """An optional judge of answers: a language model behind any OpenAI-compatible endpoint (paper, section 4.2).
 
 Off unless params.yaml says `evaluate.llm_judge: {url: https://host/v1, model: name}`; the key, if one is
-needed, is in the environment variable CSLM_JUDGE_API_KEY. What it is asked is llm_judge.md.
+needed, is in the environment variable CSLM_JUDGE_API_KEY. What it is asked is llm_judge.txt.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from cslm.evaluation.confidence import bootstrap
 from cslm.evaluation.held_out import grouped, spread
 from cslm.evaluation.tasks import Answer
 
-PROMPT = (Path(__file__).parent / "llm_judge.md").read_text("utf-8")
+PROMPT = (Path(__file__).parent / "llm_judge.txt").read_text("utf-8")
 KEY = "CSLM_JUDGE_API_KEY"
 TIMEOUT_S = 60.0
 RETRIES = 3
