@@ -141,8 +141,9 @@ def test_the_stage_measures_everything(project: Path, capsys: pytest.CaptureFixt
         assert {"exact_match", "f1", "off_target", "well_formed", "n", "ci95"} <= numbers["conversation"][
             "en"
         ].keys()
-    assert {"mt", "text_instruction", "alignment", "units", "latency"} <= metrics.keys()
-    assert metrics["tts"]["en"].keys() == {"wer", "ci95", "reference_wer", "reference_ci95", "n"}
+    assert {"mt", "text_instruction", "alignment", "units", "latency", "later_turn"} <= metrics.keys()
+    second = {"second_wer", "second_reference_wer"}
+    assert metrics["tts"]["en"].keys() == {"wer", "ci95", "reference_wer", "reference_ci95", "n"} | second
     assert metrics["resynthesis"]["zh"].keys() == {"cer", "ci95", "reference_cer", "reference_ci95", "n"}
     for kind in ("reference", "resynthesis", "tts"):
         assert 1 <= metrics["dnsmos"][kind]["en"]["mean"] <= 5
