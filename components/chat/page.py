@@ -63,9 +63,9 @@ def build(assistant: Assistant, title: str) -> gr.Blocks:
                 language = gr.Dropdown(languages, value=OWN, label="Answer in", elem_id="language")
                 voice = gr.Dropdown([FIRST, *assistant.decoder.voices], value=FIRST, label="Voice")
                 with gr.Row():
-                    ask = gr.Button("Ask", variant="primary", elem_id="ask")
-                    stop = gr.Button("Stop", elem_id="stop")
-                    anew = gr.Button("Forget", elem_id="forget")
+                    ask = gr.Button("Ask", variant="primary", min_width=80, elem_id="ask")
+                    stop = gr.Button("Stop", min_width=80, elem_id="stop")
+                    anew = gr.Button("Forget", min_width=80, elem_id="forget")
                 gr.Examples([list(example) for example in EXAMPLES], [text, language], label="Try")
             with gr.Column(scale=3):
                 talk = gr.Chatbot(label="Conversation", height=330, elem_id="talk")
