@@ -86,14 +86,14 @@ def build(assistant: Assistant, title: str) -> gr.Blocks:
         outputs = [talk, pieces, timeline, answer]
         inputs = [audio, text, language, voice, talk, history]
         running = asked.change(respond, inputs, outputs, trigger_mode="multiple", concurrency_limit=None)
-        gr.on(
+        begun = gr.on(
             [ask.click, text.submit],
-            lambda number: number + 1,
-            asked,
-            asked,
+            None,
+            js="() => window.cslm.begin()",
             cancels=[running],
-            js="(number) => (window.cslm.begin(), number)",
+            trigger_mode="multiple",
         )
+        begun.then(lambda number: number + 1, asked, asked)
         stop.click(None, js="() => window.cslm.stop()", cancels=[running])
         anew.click(
             lambda: ([], History()),
