@@ -117,8 +117,9 @@ def train(stage: Stage, decoder: SpeechDecoder, scratch: Path, checkpoints: Path
     if others:
         print(f"note: without these voices, which the checkpoint lacks: {', '.join(others)}", flush=True)
     if settings.steps:
-        loss = train_durations(decoder.durations, merged, settings.duration_steps, settings.learning_rate, seed)
-        stage.log_metrics({"duration_loss": loss})
+        steps, rate = settings.duration_steps, settings.learning_rate
+        loss, length = train_durations(decoder.durations, merged, steps, rate, seed)
+        stage.log_metrics({"duration_loss": loss, "duration_length": length})
         recipe = Recipe(settings.steps, settings.learning_rate, settings.batch_seconds, seed)
         decoder.flow.choose_voices([*voices] * len(speeds))
         train_flow(

@@ -1,13 +1,12 @@
 """Duration predictor: how many frames each merged unit lasts.
 
 The loss is in the log domain (FastSpeech, arXiv 1905.09263, section 3.3), so what is learnt is the typical
-duration, which is shorter than the mean one; `calibrate` makes up for that. Rounding to whole frames carries
-its remainder on, so a long answer is as long as its durations say.
+duration. `calibrate` scales it so that, rounded to whole frames, it errs least. Where durations can be
+foreseen, that keeps the length of speech too; where they cannot, a scale that gives the length back would put
+it in the wrong places, and speech a few per cent too short is better understood (benchmarks/log.md).
 """
 
 from __future__ import annotations
-
-import math
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +18,8 @@ AHEAD = 2
 KERNEL = 5
 LONGEST = 50
 """Frames (2 s) that one unit may last at most."""
+SCALES = sorted((0.5 + 0.02 * step for step in range(126)), key=lambda scale: abs(scale - 1))
+"""Those that are tried: 1, and its neighbours from 0.5 to 3."""
 
 
 class DurationPredictor(nn.Module):
@@ -46,9 +47,18 @@ class DurationPredictor(nn.Module):
             x = block(x, memory)
         return self.head(x)[..., 0]  # type: ignore[no-any-return]
 
-    def calibrate(self, true: float, predicted: float) -> None:
-        """Let all durations last `true` frames in sum, where they last `predicted` now."""
-        self.scale *= true / predicted
+    def calibrate(self, logs: Tensor, durations: Tensor) -> float:
+        """Choose the scale of least mean absolute error over units (U,); predicted over true length in sum."""
+        errors = []
+        for scale in SCALES:
+            self.scale.fill_(scale)
+            errors.append((self.frames(logs) - durations).abs().sum().item())
+        self.scale.fill_(SCALES[errors.index(min(errors))])
+        return float(self.frames(logs).sum() / durations.sum())
+
+    def frames(self, logs: Tensor) -> Tensor:
+        """Logs of durations, of any shape -> whole frames, at least one and at most `LONGEST`."""
+        return (logs.exp() * self.scale).round().clamp(1, LONGEST).long()
 
 
 class DurationStream:
@@ -58,7 +68,6 @@ class DurationStream:
         self._predictor, self._voice = predictor, torch.tensor([voice])
         self._memory, self._delay = Memory(), Delay(AHEAD)
         self._waiting: list[int] = []
-        self._exact, self._given = 0.0, 0
 
     def push(self, units: list[int]) -> tuple[list[int], list[int]]:
         """More units -> the units whose durations are known now, and those durations."""
@@ -73,12 +82,6 @@ class DurationStream:
         if not units.numel():
             return [], []
         logs = self._predictor._logs(units, self._voice, self._memory)[..., None]
-        frames = (self._delay.cut(logs)[0, :, 0].exp() * self._predictor.scale).tolist()
+        frames: list[int] = self._predictor.frames(self._delay.cut(logs)[0, :, 0]).tolist()
         known, self._waiting = self._waiting[: len(frames)], self._waiting[len(frames) :]
-        return known, [self._whole(each) for each in frames[: len(known)]]
-
-    def _whole(self, frames: float) -> int:
-        self._exact += min(frames, LONGEST)
-        whole = max(1, math.floor(self._exact - self._given + 0.5))
-        self._given += whole
-        return whole
+        return known, frames[: len(known)]

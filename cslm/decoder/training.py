@@ -82,8 +82,11 @@ def train_durations(
     steps: int,
     learning_rate: float,
     seed: int,
-) -> float:
-    """Train the predictor on utterances' units and durations; the mean loss of its last tenth of steps."""
+) -> tuple[float, float]:
+    """Train the predictor on utterances' units and durations.
+
+    Gives the mean loss of its last tenth of steps, and the length of its speech over that of the recordings.
+    """
     predictor.train()
     optimizer = torch.optim.AdamW(predictor.parameters(), learning_rate, weight_decay=0.0)
     losses: list[float] = []
@@ -97,11 +100,8 @@ def train_durations(
     predictor.eval()
     with torch.inference_mode():
         units, durations, voices, inside = _pad(corpus[: 16 * DURATION_BATCH])
-        predictor.calibrate(
-            durations[inside].sum().item(),
-            (predictor(units, voices).exp() * predictor.scale)[inside].sum().item(),
-        )
-    return float(np.mean(losses[-max(1, steps // 10) :]))
+        length = predictor.calibrate(predictor(units, voices)[inside], durations[inside])
+    return float(np.mean(losses[-max(1, steps // 10) :])), length
 
 
 def _pad(rows: Sequence[Merged]) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from transformers import SpeechT5FeatureExtractor, SpeechT5HifiGan, SpeechT5HifiGanConfig
 
 from cslm.decoder import DecoderConfig, SpeechDecoder, UnknownVoice
-from cslm.decoder.durations import DurationPredictor, DurationStream
+from cslm.decoder.durations import DurationPredictor
 from cslm.decoder.mel import log_mel
 from cslm.decoder.vocoder import HifiGanVocoder, IstftVocoder, load_vocoder
 
@@ -116,16 +116,18 @@ def test_mel_is_that_of_speecht5() -> None:
     assert mel[:60] == pytest.approx(np.asarray(expected)[:60], abs=1e-4)  # the edge is padded another way
 
 
-@given(st.lists(st.floats(-0.5, 2), min_size=1, max_size=80))
-def test_rounded_durations_keep_the_length(logs: list[float]) -> None:
+def test_foreseeable_durations_keep_the_length() -> None:
     predictor = DurationPredictor(UNITS, 1, 8, 1)
-    predictor._logs = lambda units, voice, memory: torch.tensor([[*logs, 0.0, 0.0]])[:, : units.shape[1]]  # type: ignore[method-assign]
-    stream = DurationStream(predictor, 0)
-    wanted = [float(torch.tensor(log).exp()) for log in logs]
-    stream._delay.frames = stream._delay._early = 0
-    units, frames = stream.push([0] * len(logs))
-    assert units == [0] * len(logs)
-    assert min(frames) >= 1
-    exact = sum(wanted)
-    if min(wanted) >= 1:
-        assert abs(sum(frames) - exact) <= 0.5 + 1e-3
+    durations = torch.randint(1, 9, (5000,), generator=torch.Generator().manual_seed(2)).float()
+    logs = (durations / 1.3).log()  # what is typical is shorter
+    assert predictor.calibrate(logs, durations) == pytest.approx(1, abs=0.02)
+    assert torch.equal(predictor.frames(logs), durations.long())
+
+
+def test_durations_by_chance_lengthen_nothing() -> None:
+    predictor = DurationPredictor(UNITS, 1, 8, 1)
+    random = torch.Generator().manual_seed(2)
+    durations = torch.where(torch.rand(5000, generator=random) < 0.04, 3.0, 1.0)
+    logs = 0.3 * torch.rand(5000, generator=random)  # tells nothing of them
+    assert predictor.calibrate(logs, durations) == pytest.approx(1 / 1.08, abs=0.01)
+    assert predictor.frames(logs).max() == 1
