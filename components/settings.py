@@ -69,6 +69,8 @@ class Corpus(Section):
     """Split of the rows where the format has none of its own."""
     limit: Count | None = None
     """Take only so many utterances of each split (for a quick look)."""
+    license: str | None = None
+    """What may be done with the corpus; it stands on the model card."""
 
 
 class Validate(Section):
@@ -308,8 +310,13 @@ class Evaluate(Section):
     latency_questions: Count = 30
     later_questions: Count = 60
     """Test questions that are asked once more, as the second of a talk."""
+    chain: Literal["interleaved", "full"] = "interleaved"
+    """Order of text and speech that answers are asked for in: all of the text first, for a model that learnt
+    `full_chain` alone."""
+    read_texts: Count = 60
+    """Test utterances of each language whose text the model reads aloud, for the label error of its units."""
     judged_recordings: Count = 14
-    """Test recordings of each language that are spoken again, and read aloud, for the judges of speech."""
+    """Of these, so many are heard by the judges of speech, beside their recordings and those spoken again."""
     judged_answers: Count = 7
     """Spoken answers of each pair of languages that the judges hear."""
     llm_judge: LlmJudge | None = None

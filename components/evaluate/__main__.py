@@ -12,8 +12,10 @@ top, `dev` and `heldout_voice` below) and `report/evaluation`: `index.html`, its
 from __future__ import annotations
 
 import functools
+import hashlib
+import json
 import time
-from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +29,14 @@ from components.settings import Settings
 from components.stage import Stage, StageFailed
 from cslm.decoder import SpeechDecoder
 from cslm.evaluation import summary
-from cslm.evaluation.held_out import HeldOut, grouped, read_held_out, spread
+from cslm.evaluation.held_out import Dialogue, HeldOut, Translation, Utterance, grouped, read_held_out, spread
 from cslm.evaluation.latency import compare_chains
 from cslm.evaluation.normalization import LanguageRules, rules_for
 from cslm.evaluation.perplexity import unit_losses
 from cslm.evaluation.similarity import Similarity, best_layer, compare
 from cslm.evaluation.tasks import Answer, Evaluator
 from cslm.generation import SpeechLanguageModel
+from cslm.shards import read_rows
 from cslm.tokenizer import SpeechTokenizer
 
 MODEL, ALIGNED, ACCEPTED = Path("work/model"), Path("work/aligned"), Path("work/accepted")
@@ -61,8 +64,9 @@ def main() -> None:
         if not (MODEL / "config.json").is_file():
             raise StageFailed(f"{MODEL} is no checkpoint (no config.json); run the finetune stage first")
         rules = _rules(list(splits.values()), settings.languages)
-        evaluator = Evaluator(SpeechLanguageModel.load(MODEL), rules, settings.evaluate.batch_size, _Progress())
-        metrics: dict[str, Any] = {}
+        model, options = SpeechLanguageModel.load(MODEL), settings.evaluate
+        evaluator = Evaluator(model, rules, options.batch_size, _Progress(), options.chain)
+        metrics: dict[str, Any] = {"test_set": fingerprint(splits["test"])}
         results: dict[str, SplitResults] = {}
         layer = layer_to_compare(evaluator, splits["dev"])
         for split, items in splits.items():
@@ -76,11 +80,27 @@ def main() -> None:
             results["test"].answers,
             settings,
         )
-        metrics = merge(merge(metrics, heard), _marks(evaluator, results["test"].answers, settings))
+        marks = _marks(evaluator, results["test"].answers, settings)
+        metrics = summary.merge(summary.merge(metrics, heard), marks)
         with stage.output(REPORT) as folder:
             write_report(folder, metrics, results, speech, rules, settings)
         mlflow.log_artifacts(str(REPORT), "evaluation")
         stage.log_metrics(metrics)
+
+
+def fingerprint(items: HeldOut) -> str:
+    """SHA-256 of all that the model is asked and should answer: figures of equal ones can be compared."""
+    asked = {utterance.id for utterance in items.utterances}
+    digest = hashlib.sha256()
+    everything: list[Utterance | Dialogue | Translation]
+    everything = [*items.utterances, *items.dialogues, *items.translations]
+    for item in everything:
+        facts = {name: value for name, value in asdict(item).items() if "units" not in name}
+        digest.update(json.dumps(facts, sort_keys=True, ensure_ascii=False).encode())
+    rows = read_rows(ACCEPTED / "utterances", ["id", "audio"], [items.split])
+    for sound in sorted(hashlib.sha256(row["audio"]).hexdigest() for row in rows if row["id"] in asked):
+        digest.update(sound.encode())
+    return digest.hexdigest()
 
 
 def _marks(evaluator: Evaluator, answers: list[Answer], settings: Settings) -> dict[str, Any]:
@@ -94,15 +114,6 @@ def _marks(evaluator: Evaluator, answers: list[Answer], settings: Settings) -> d
     except JudgeFailed as reason:
         print(f"note: answers are not marked: {reason}", flush=True)
         return {}
-
-
-def merge(metrics: dict[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
-    """Both trees of figures in one."""
-    merged = dict(metrics)
-    for name, value in more.items():
-        known = merged.get(name)
-        merged[name] = merge(known, value) if isinstance(known, dict) and isinstance(value, dict) else value
-    return merged
 
 
 def layer_to_compare(evaluator: Evaluator, dev: HeldOut) -> int:

@@ -54,7 +54,15 @@ STRICT = ("off_target",)
 LOWER_IS_BETTER = (
     *("wer", "cer", "off_target", "perplexity", "seconds", "tokens"),
     *("reference_wer", "reference_cer", "speech_wer", "speech_cer", "speech_off_target"),
-    *("second_wer", "second_reference_wer", "first_audio_ms", "rtf", "underruns"),
+    *(
+        "label_error",
+        "reference_label_error",
+        "second_wer",
+        "second_reference_wer",
+        "first_audio_ms",
+        "rtf",
+        "underruns",
+    ),
 )
 INTERVALS = ("wer", "cer", "exact_match", "mean")
 """Figures whose interval is the plain `ci95` beside them; others have `NAME_ci95`, or none."""
@@ -84,6 +92,8 @@ HEADLINES = (
     "tts.*.cer",
     "tts.*.reference_wer",
     "tts.*.reference_cer",
+    "tts.*.label_error",
+    "tts.*.reference_label_error",
     "tts.*.second_wer",
     "tts.*.second_reference_wer",
     "resynthesis.*.wer",
@@ -119,7 +129,7 @@ class Headline:
 def headlines(metrics: Mapping[str, Any]) -> list[Headline]:
     """The figures that the report and `make demo` show first, of those that the run has."""
     flat = flatten(metrics)
-    names = [name for pattern in HEADLINES for name in flat if _matches(name, pattern)]
+    names = [name for pattern in HEADLINES for name in flat if matches(name, pattern)]
     return [_headline(name, flat) for name in names]
 
 
@@ -132,19 +142,22 @@ def _headline(name: str, flat: Mapping[str, Any]) -> Headline:
     reached = None if target is None else value <= target if lower else value >= target
     if name.endswith(STRICT) and target is not None:
         reached = value < target
+    return Headline(name, value, _look_up(PAPER, name), target, reached, lower, interval_of(name, flat))
+
+
+def interval_of(name: str, flat: Mapping[str, Any]) -> tuple[float, float] | None:
+    """95 % interval of a figure, by its dotted name; None if it has none."""
     parent, _, metric = name.rpartition(".")
     plain = INTERVAL_NAMES.get(metric, "ci95" if metric in INTERVALS else f"{metric}_ci95")
     interval = flat.get(f"{parent}.{plain}")
-    return Headline(
-        name, value, _look_up(PAPER, name), target, reached, lower, tuple(interval) if interval else None
-    )
+    return (interval[0], interval[1]) if interval else None
 
 
 def _look_up(figures: Mapping[str, float], name: str) -> float | None:
-    return next((figure for pattern, figure in figures.items() if _matches(name, pattern)), None)
+    return next((figure for pattern, figure in figures.items() if matches(name, pattern)), None)
 
 
-def _matches(name: str, pattern: str) -> bool:
+def matches(name: str, pattern: str) -> bool:
     """Equal part by part; `*` is any one part."""
     parts, wanted = name.split("."), pattern.split(".")
     return len(parts) == len(wanted) and all(w in ("*", p) for p, w in zip(parts, wanted, strict=True))

@@ -21,6 +21,7 @@ from cslm.conversation import Assistant
 from cslm.decoder import SpeechDecoder
 from cslm.evaluation.held_out import Dialogue, HeldOut, Utterance, grouped, spread
 from cslm.evaluation.judges import Dnsmos, Recognizer, SecondOpinion, SpeakerEncoder
+from cslm.evaluation.labels import answer_errors, reading_errors
 from cslm.evaluation.speech import (
     Judges,
     Listener,
@@ -31,6 +32,7 @@ from cslm.evaluation.speech import (
     speech_metrics,
 )
 from cslm.evaluation.streaming import Timing, measure_streaming
+from cslm.evaluation.summary import merge
 from cslm.evaluation.tasks import Answer, Evaluator
 from cslm.shards import read_rows
 from cslm.tokenizer import SpeechTokenizer
@@ -63,11 +65,8 @@ def evaluate_speech(
 ) -> tuple[dict[str, Any], SpeechResults]:
     """Figures of the speech of one split, and the sounds they are of."""
     seed = settings.seed
-    judged = [
-        utterance
-        for group in grouped(items.utterances, lambda utterance: utterance.language).values()
-        for utterance in spread(group, settings.evaluate.judged_recordings, seed)
-    ]
+    texts = _of_each_language(items.utterances, settings.evaluate.read_texts, seed)
+    judged = _of_each_language(texts, settings.evaluate.judged_recordings, seed)
     spoken = [
         answer
         for group in grouped(answers, lambda answer: answer.dialogue.pair).values()
@@ -78,7 +77,11 @@ def evaluate_speech(
     sounds = _sounds(wanted | {dialogue.question_speech for dialogue in timed})
     assistant = Assistant(evaluator.model, tokenizer, decoder)
     streaming, timings = _streaming(evaluator, assistant, timed, sounds)
-    metrics: dict[str, Any] = {"latency": streaming}
+    read = evaluator.read_aloud(texts)
+    metrics = merge(
+        {"latency": streaming},
+        merge(reading_errors(tokenizer, texts, read, seed), answer_errors(tokenizer, answers, seed)),
+    )
     try:
         judges = open_judges()
     except FetchFailed as reason:
@@ -88,7 +91,6 @@ def evaluate_speech(
     left_out = len(judged) - len(recordings)
     if left_out:
         print(f"note: {left_out} recordings are by voices that the decoder does not have", flush=True)
-    read = evaluator.read_aloud([recording.utterance for recording in recordings])
     total = len(recordings) + len(spoken)
     done = iter(range(1, total + 1))
     listener = Listener(
@@ -97,10 +99,16 @@ def evaluate_speech(
     soundings = listener.compare(recordings, read)
     voices = {language: assistant.voices(language)[0] for language in assistant.languages}
     heard = listener.answers([a for a in spoken if a.dialogue.answer_language in voices], voices)
-    metrics |= speech_metrics(soundings, evaluator.rules, seed) | answer_metrics(heard, evaluator.rules, seed)
+    metrics = merge(metrics, speech_metrics(soundings, evaluator.rules, seed))
+    metrics = merge(metrics, answer_metrics(heard, evaluator.rules, seed))
     return metrics, SpeechResults(
         soundings, heard, {name: sound for name, (sound, _) in sounds.items()}, timings
     )
+
+
+def _of_each_language(utterances: Sequence[Utterance], count: int, seed: int) -> list[Utterance]:
+    groups = grouped(utterances, lambda utterance: utterance.language).values()
+    return [utterance for group in groups for utterance in spread(group, count, seed)]
 
 
 def open_judges() -> Judges:

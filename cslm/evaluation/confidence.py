@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import sqrt
+from math import hypot, sqrt
 
 import numpy as np
 
@@ -51,3 +51,17 @@ def wilson(successes: int, n: int) -> Interval:
     center = (share + Z**2 / (2 * n)) / (1 + Z**2 / n)
     half = Z * sqrt(share * (1 - share) / n + Z**2 / (4 * n**2)) / (1 + Z**2 / n)
     return [round(max(0.0, center - half), DECIMALS), round(min(1.0, center + half), DECIMALS)]
+
+
+def difference(
+    before: float, before_interval: Sequence[float], after: float, after_interval: Sequence[float]
+) -> Interval:
+    """Interval of `after - before`, taken as figures of independent samples, from the intervals of the two.
+
+    MOVER (Zou and Donner 2008, eq. 3); for shares with Wilson intervals it is method 10 of Newcombe (1998).
+    """
+    middle = after - before
+    return [
+        middle - hypot(after - after_interval[0], before_interval[1] - before),
+        middle + hypot(after_interval[1] - after, before - before_interval[0]),
+    ]

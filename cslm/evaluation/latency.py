@@ -19,11 +19,14 @@ from dataclasses import dataclass
 from statistics import mean, median
 from typing import get_args
 
+from cslm.evaluation.confidence import bootstrap
 from cslm.evaluation.held_out import Dialogue
 from cslm.generation import SpeechLanguageModel
 from cslm.sequences import Chain
 
 Clock = Callable[[], float]
+SEED = 0
+"""Of the intervals' resampling."""
 
 
 @dataclass(frozen=True)
@@ -63,11 +66,14 @@ class Comparison:
         return late / mean(float(getattr(m, field)) for m in self.interleaved)
 
 
-def _describe(measurements: Sequence[FirstSpeech]) -> dict[str, float]:
+def _describe(measurements: Sequence[FirstSpeech]) -> dict[str, object]:
+    seconds, tokens = [m.seconds for m in measurements], [float(m.tokens) for m in measurements]
     return {
-        "tokens": mean(m.tokens for m in measurements),
-        "seconds": mean(m.seconds for m in measurements),
-        "median_seconds": median(m.seconds for m in measurements),
+        "tokens": mean(tokens),
+        "tokens_ci95": bootstrap(tokens, [1.0] * len(tokens), SEED),
+        "seconds": mean(seconds),
+        "seconds_ci95": bootstrap(seconds, [1.0] * len(seconds), SEED),
+        "median_seconds": median(seconds),
         "chunk_tokens": mean(m.chunk_tokens for m in measurements),
         "chunk_seconds": mean(m.chunk_seconds for m in measurements),
     }

@@ -137,3 +137,12 @@ def _similarity(similarity: Similarity) -> Metrics:
         "n": similarity.n,
     }
     return {name: value for name, value in metrics.items() if value is not None}
+
+
+def merge(metrics: Metrics, more: Mapping[str, Any]) -> Metrics:
+    """Both trees of figures in one."""
+    merged = dict(metrics)
+    for name, value in more.items():
+        known = merged.get(name)
+        merged[name] = merge(known, value) if isinstance(known, dict) and isinstance(value, dict) else value
+    return merged

@@ -12,7 +12,7 @@ from cslm.evaluation.held_out import Dialogue, Translation, Utterance, grouped
 from cslm.evaluation.normalization import LanguageRules
 from cslm.generation import SpeechLanguageModel
 from cslm.grammar import Reply
-from cslm.sequences import Parsed
+from cslm.sequences import Chain, Parsed
 
 Progress = Callable[[str, int, int], None]
 """Called as progress("asr en", done, total)."""
@@ -72,8 +72,10 @@ class Evaluator:
         rules: Mapping[str, LanguageRules],
         batch_size: int,
         progress: Progress = lambda name, done, total: None,
+        chain: Chain = "interleaved",
     ) -> None:
         self.model, self.rules, self.batch_size, self.progress = model, rules, batch_size, progress
+        self.chain = chain
 
     def transcribe(self, utterances: Iterable[Utterance]) -> list[Transcript]:
         """Speech to text."""
@@ -93,7 +95,7 @@ class Evaluator:
         units_per_token: float,
         earlier: Mapping[str, list[int]] = MappingProxyType({}),
     ) -> list[Answer]:
-        """Spoken questions to interleaved text and speech; `earlier` has a turn that comes before, by id."""
+        """Spoken questions to text and speech; `earlier` has a turn that comes before, by id."""
         answers = []
         for (asked, wanted), group in grouped(dialogues, lambda dialogue: dialogue.pair).items():
             prompts = [self._asked(d, [earlier[d.id]] if d.id in earlier else []) for d in group]
@@ -119,7 +121,7 @@ class Evaluator:
 
     def _asked(self, dialogue: Dialogue, earlier: list[list[int]]) -> list[int]:
         builder = self.model.builder
-        prompt = builder.prompt_dialogue(list(dialogue.question_units), *dialogue.pair, "interleaved")
+        prompt = builder.prompt_dialogue(list(dialogue.question_units), *dialogue.pair, self.chain)
         return builder.next_turn(earlier, prompt)
 
     def _judge(self, dialogue: Dialogue, parsed: Parsed) -> Answer:

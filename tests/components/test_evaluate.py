@@ -143,7 +143,12 @@ def test_the_stage_measures_everything(project: Path, capsys: pytest.CaptureFixt
         ].keys()
     assert {"mt", "text_instruction", "alignment", "units", "latency", "later_turn"} <= metrics.keys()
     second = {"second_wer", "second_reference_wer"}
-    assert metrics["tts"]["en"].keys() == {"wer", "ci95", "reference_wer", "reference_ci95", "n"} | second
+    label = {"label_error", "label_error_ci95", "label_n"}
+    label |= {"reference_label_error", "reference_label_error_ci95"}
+    assert (
+        metrics["tts"]["en"].keys() == {"wer", "ci95", "reference_wer", "reference_ci95", "n"} | second | label
+    )
+    assert len(metrics["test_set"]) == 64
     assert metrics["resynthesis"]["zh"].keys() == {"cer", "ci95", "reference_cer", "reference_ci95", "n"}
     for kind in ("reference", "resynthesis", "tts"):
         assert 1 <= metrics["dnsmos"][kind]["en"]["mean"] <= 5
@@ -179,7 +184,8 @@ def test_without_judges_speech_is_not_measured_and_nothing_is_made_up(
 ) -> None:
     main()
     metrics = json.loads((project / "metrics/evaluation.json").read_text("utf-8"))
-    assert {"tts", "resynthesis", "dnsmos", "speaker_similarity"}.isdisjoint(metrics)
+    assert {"resynthesis", "dnsmos", "speaker_similarity"}.isdisjoint(metrics)
+    assert "wer" not in metrics["tts"]["en"]
     assert "asr" in metrics
     assert "note: speech is not measured" in capsys.readouterr().out
     assert "Not measured" in (project / "report/evaluation/index.html").read_text("utf-8")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cslm.evaluation.confidence import bootstrap, wilson
+from cslm.evaluation.confidence import bootstrap, difference, wilson
 
 
 def test_the_bootstrap_covers_a_known_mean() -> None:
@@ -61,3 +61,9 @@ def test_wilson_holds_the_share(counts: tuple[int, int]) -> None:
     low, high = wilson(successes, n)
     assert 0 <= low <= successes / n + 1e-5
     assert successes / n - 1e-5 <= high <= 1
+
+
+def test_the_interval_of_a_difference_is_newcombes() -> None:
+    # Newcombe (1998), Statistics in Medicine 17:873, table II, example a, method 10: 56/70 - 48/80.
+    low, high = difference(48 / 80, wilson(48, 80), 56 / 70, wilson(56, 70))
+    assert (low, high) == (pytest.approx(0.0524, abs=1e-4), pytest.approx(0.3339, abs=1e-4))
