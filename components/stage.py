@@ -29,7 +29,7 @@ from pydantic import BaseModel
 
 from components.settings import BadSettings, Settings, load_settings
 
-EXPERIMENT = "cslm"
+EXPERIMENT = os.environ.get("MLFLOW_EXPERIMENT_NAME") or "cslm"
 TAGS = {"CSLM_GIT_COMMIT": "git_commit", "CSLM_RUN_ID": "pipeline_run"}
 
 log = logging.getLogger("cslm")
@@ -47,6 +47,20 @@ def home() -> Path:
 def tracking_uri() -> str:
     """`MLFLOW_TRACKING_URI`, or the SQLite store of this checkout."""
     return os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{home()}/mlflow.db")
+
+
+def open_experiment(name: str) -> str:
+    """Let runs belong to an MLflow experiment, which is made if it is new; its id.
+
+    Files of a local store lie in `CSLM_ARTIFACTS` or in `home`; a server knows where to put them.
+    """
+    mlflow.set_tracking_uri(tracking_uri())
+    artifacts = None
+    if not tracking_uri().startswith("http"):
+        artifacts = os.environ.get("CSLM_ARTIFACTS") or (home() / "mlartifacts").as_uri()
+    if mlflow.get_experiment_by_name(name) is None:
+        mlflow.create_experiment(name, artifact_location=artifacts)
+    return str(mlflow.set_experiment(name).experiment_id)
 
 
 class Stage:
@@ -86,10 +100,7 @@ class Stage:
         return self
 
     def _start_run(self) -> None:
-        artifacts = None if tracking_uri().startswith("http") else (home() / "mlartifacts").as_uri()
-        if mlflow.get_experiment_by_name(EXPERIMENT) is None:
-            mlflow.create_experiment(EXPERIMENT, artifact_location=artifacts)
-        mlflow.set_experiment(EXPERIMENT)
+        open_experiment(EXPERIMENT)
         parent = os.environ.get("MLFLOW_PARENT_RUN_ID")
         tags = {tag: os.environ[name] for name, tag in TAGS.items() if name in os.environ}
         tags |= {"stage": self.name, "profile": self.settings.profile}

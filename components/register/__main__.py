@@ -15,6 +15,7 @@ import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import mlflow
@@ -25,14 +26,18 @@ from mlflow.models import Model, ModelSignature
 from mlflow.types.schema import AnyType, Array, ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
 import cslm
+from components.fetch.catalog import load_catalog
 from components.register import model as served
-from components.register.result import data_version, describe, git_commit, result_digest
+from components.register.card import model_card
+from components.register.result import data_version, git_commit, result_digest
 from components.settings import Settings
 from components.stage import Stage, StageFailed, flatten
 
 ALIAS = "candidate"
 MODEL, TOKENIZER, DECODER = Path("work/model"), Path("work/tokenizer"), Path("work/decoder")
 EVALUATION, REPORT = Path("metrics/evaluation.json"), Path("report/evaluation")
+VALIDATION = Path("metrics/validate.json")
+CARD = "model_card.md"
 REQUIREMENTS = Path("requirements/components.in")
 MADE_BY = {
     MODEL / "config.json": "dvc repro finetune",
@@ -83,12 +88,13 @@ def main() -> None:
         try:
             version = find_version(client, name, digest)
             known = version is not None
+            tags = version_tags(stage.settings, digest) if version is None else version.tags
+            card = model_card(stage.settings, tags, evaluation, hours(), load_catalog())
             if version is None:
                 run_id = os.environ.get("MLFLOW_PARENT_RUN_ID", stage.run_id)
-                version = create_version(run_id, stage.settings, evaluation, digest)
+                version = create_version(run_id, stage.settings, evaluation, tags, card)
             if not version.description:
-                text = describe(evaluation, version.tags, stage.settings)
-                client.update_model_version(name, version.version, text)
+                client.update_model_version(name, version.version, card)
             client.set_registered_model_alias(name, ALIAS, version.version)
         except mlflow.MlflowException as error:
             raise StageFailed(
@@ -105,33 +111,44 @@ def find_version(client: MlflowClient, name: str, digest: str) -> ModelVersion |
     return max(ready, key=lambda version: int(version.version), default=None)
 
 
-def create_version(run_id: str, settings: Settings, evaluation: Mapping[str, Any], digest: str) -> ModelVersion:
+def hours() -> dict[str, float]:
+    """Hours of accepted speech by language, if validation has left its figures here."""
+    return dict(json.loads(VALIDATION.read_text("utf-8"))["hours"]) if VALIDATION.exists() else {}
+
+
+def create_version(
+    run_id: str, settings: Settings, evaluation: Mapping[str, Any], tags: Mapping[str, str], card: str
+) -> ModelVersion:
     """Log the pyfunc model and its metrics to the run, then register it with its tags."""
     name = settings.register_.model
-    tags = version_tags(settings, digest)
     # MLflow wants an example input; it would make the model answer it here and now.
     warnings.filterwarnings("ignore", message=".*input example was not provided")
     # `mlflow.pyfunc.log_model` knows only the active run, and that one is this stage's own.
-    info = Model.log(
-        None,
-        mlflow.pyfunc,
-        name=name.replace(".", "-"),
-        run_id=run_id,
-        python_model=served.__file__,
-        artifacts={
-            "model": str(MODEL),
-            "tokenizer": str(TOKENIZER),
-            "decoder": str(DECODER),
-            "report": str(REPORT),
-        },
-        code_paths=[str(Path(cslm.__file__).parent)],
-        model_config={"languages": settings.languages},
-        signature=SIGNATURE,
-        pip_requirements=str(REQUIREMENTS),
-    )
+    with TemporaryDirectory() as folder:
+        card_file = Path(folder) / CARD
+        card_file.write_text(card, "utf-8")
+        info = Model.log(
+            None,
+            mlflow.pyfunc,
+            name=name.replace(".", "-"),
+            run_id=run_id,
+            python_model=served.__file__,
+            artifacts={
+                "model": str(MODEL),
+                "tokenizer": str(TOKENIZER),
+                "decoder": str(DECODER),
+                "report": str(REPORT),
+                "evaluation": str(EVALUATION),
+                "card": str(card_file),
+            },
+            code_paths=[str(Path(cslm.__file__).parent)],
+            model_config={"languages": settings.languages},
+            signature=SIGNATURE,
+            pip_requirements=str(REQUIREMENTS),
+        )
     numbers = {key: float(v) for key, v in flatten(evaluation).items() if isinstance(v, int | float)}
     mlflow.log_metrics(numbers, run_id=run_id, model_id=info.model_id)
-    return mlflow.register_model(info.model_uri, name, tags=tags)
+    return mlflow.register_model(info.model_uri, name, tags=dict(tags))
 
 
 def version_tags(settings: Settings, digest: str) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""What makes a result distinct, where it came from, and how a person reads it."""
+"""What makes a result distinct, where it came from, and its key figures."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from components.settings import Corpus, Settings
+from components.settings import Corpus
 from components.stage import flatten
 
 VOLATILE = ("mlflow_run_id", "latency", "dnsmos", "speaker_similarity", "speech_dnsmos")
@@ -72,8 +72,8 @@ def _md5(key: str, corpus: Corpus, stages: Mapping[str, Any]) -> str | None:
     return None
 
 
-def describe(evaluation: Mapping[str, Any], tags: Mapping[str, str], settings: Settings) -> str:
-    """Markdown for the version's page: the key figures of each split, and the origin."""
+def figures_table(evaluation: Mapping[str, Any]) -> str:
+    """Markdown table of the key figures, a column for each split."""
     flat = flatten(evaluation)
     prefixes = tuple(prefix for prefix in SPLITS.values() if prefix)
     names = [name for name in flat if name.split(".")[-1] in SHOWN and not name.startswith(prefixes)]
@@ -81,12 +81,7 @@ def describe(evaluation: Mapping[str, Any], tags: Mapping[str, str], settings: S
     for name in names:
         cells = (_cell(flat.get(prefix + name)) for prefix in SPLITS.values())
         lines.append(f"| {name} | {' | '.join(cells)} |")
-    origin = [
-        f"profile `{settings.profile}`",
-        f"languages {', '.join(settings.languages)}",
-        *(f"{key} `{tags[key]}`" for key in ("git_commit", "data_version", "pipeline_run") if key in tags),
-    ]
-    return "\n".join([*lines, "", f"Made with {'; '.join(origin)}."])
+    return "\n".join(lines)
 
 
 def _cell(value: Any) -> str:

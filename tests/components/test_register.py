@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import boto3
 import mlflow
 import numpy as np
 import pandas as pd
@@ -28,6 +29,7 @@ from cslm.decoder.vocoder import IstftVocoder
 from cslm.text_model import random_llama, train_text_tokenizer
 from cslm.tokenizer.speech_tokenizer import SpeechTokenizer, TokenizerConfig
 from cslm.vocabulary import extend
+from tests.object_store import BUCKET, WRITER, ObjectStore
 
 EVALUATION = {
     "asr": {"en": {"wer": 0.0312, "n": 100}, "zh": {"cer": 0.0401, "n": 90}},
@@ -79,6 +81,8 @@ def workspace(artifacts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     write(tmp_path / "report/evaluation/index.html", "<p>report</p>")
     write(tmp_path / "requirements/components.in", "# what components import\ntorch\ntransformers\n")
     write(tmp_path / "params.yaml", yaml.safe_dump(PARAMS))
+    shutil.copy(Path(__file__).parents[2] / "models.yaml", tmp_path)
+    write(tmp_path / "metrics/validate.json", json.dumps({"hours": {"en": 1.5}}))
     write(tmp_path / "data/sample.dvc", "outs:\n- md5: abc123.dir\n  path: sample\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CSLM_HOME", str(tmp_path / "var"))
@@ -164,6 +168,36 @@ def test_a_version_says_where_it_came_from_and_how_good_it_is(monkeypatch: pytes
     assert {metric.key for metric in model.metrics or []} >= {"asr.zh.cer", "dev.asr.en.wer"}
     assert "| asr.en.wer | 0.0312 | 0.02 | - |" in version.description
     assert "c0ffee" in version.description
+
+
+def test_a_version_can_live_on_an_object_store(
+    workspace: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ObjectStore(tmp_path_factory.mktemp("store")) as store:
+        for name, value in store.environment(WRITER).items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("CSLM_ARTIFACTS", f"s3://{BUCKET}/mlflow")
+        boto3.client("s3").create_bucket(Bucket=BUCKET)
+        main()
+        keys = [o["Key"] for o in boto3.client("s3").list_objects_v2(Bucket=BUCKET)["Contents"]]
+        assert any(key.endswith("artifacts/model/model.safetensors") for key in keys)
+        assert not (workspace / "var" / "mlartifacts").exists()
+        model = mlflow.pyfunc.load_model("models:/cslm@candidate")
+        assert len(model.predict([{"text": "hello"}], {"max_new_tokens": 5})) == 1
+
+
+@pytest.mark.usefixtures("workspace")
+def test_the_model_card_says_what_it_is_made_of_and_where_it_falls_short() -> None:
+    main()
+    card = Path(mlflow.artifacts.download_artifacts("models:/cslm@candidate/artifacts/model_card.md"))
+    text = card.read_text("utf-8")
+    assert "| assistant | shards | abc123.dir | not recorded |" in text
+    assert "Speech that validation accepted, all splits: English 1.50 h." in text
+    assert "| asr.en.wer | 0.0312 | 0.02 | - |" in text
+    assert "latency.speedup_over_full_chain" not in text.partition("## Limits")[2], "3.2 is above its target"
+    assert "| kokoro-82m |" in text and "Apache-2.0" in text
+    assert "- git_commit: `c0ffee`" in text
+    assert versions()[0].description == text
 
 
 @pytest.mark.usefixtures("workspace")

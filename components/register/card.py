@@ -1,0 +1,55 @@
+"""The model card of a version: what it was trained on, how good it is, and what it is not good for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from components.evaluate.figures import headlines
+from components.fetch.catalog import Model
+from components.register.result import figures_table
+from components.settings import Settings
+from cslm.sequences import LANGUAGE_NAMES
+
+ORIGIN = ("git_commit", "data_version", "pipeline_run", "profile")
+
+
+def model_card(
+    settings: Settings,
+    tags: Mapping[str, str],
+    evaluation: Mapping[str, Any],
+    hours: Mapping[str, float],
+    catalog: Mapping[str, Model],
+) -> str:
+    """Markdown. `hours` of accepted speech by language; `catalog` is models.yaml."""
+    digests = dict(part.split("=", 1) for part in tags.get("data_version", "").split(", ") if "=" in part)
+    corpora = [
+        {"name": key, "format": corpus.format, "digest": digests.get(key), "license": corpus.license}
+        for key, corpus in settings.corpora.items()
+    ]
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=False, undefined=StrictUndefined
+    )
+    return environment.get_template("card.md.jinja").render(
+        name=settings.register_.model,
+        languages=" and ".join(map(_named, settings.languages)),
+        corpora=corpora,
+        hours=", ".join(f"{_named(language)} {amount:.2f} h" for language, amount in hours.items()),
+        figures=figures_table(evaluation),
+        misses=list(_misses(evaluation)),
+        parts=[{"name": n, "purpose": m.purpose, "license": m.license} for n, m in catalog.items()],
+        origin={key: tags[key] for key in ORIGIN if key in tags},
+    )
+
+
+def _misses(evaluation: Mapping[str, Any]) -> Iterable[str]:
+    for figure in headlines(evaluation):
+        if figure.reached is False:
+            yield f"{figure.name} is {figure.value:.4g}, wanted {figure.target:.4g}"
+
+
+def _named(language: str) -> str:
+    return LANGUAGE_NAMES.get(language, language)

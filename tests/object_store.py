@@ -1,0 +1,185 @@
+"""A real S3 server with access control for tests: OpenStack Swift with its s3api, in four processes.
+
+    with ObjectStore(tmp_path) as store:
+        os.environ |= store.environment(WRITER)        # what boto3, DVC and MLflow read
+        store.stop(); store.start()                    # the same data, the server away for a while
+
+`WRITER` may do everything, `READER` is known and may do nothing, and every other key is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).absolute().parents[1]
+LOCK = ROOT / "requirements" / "object-store.txt"
+ENVIRONMENT = ROOT / ".venv" / "object-store"
+START_S = 30
+BUCKET = "cslm"
+SERVERS = ("account", "container", "object")
+
+
+class Keys(NamedTuple):
+    """Who asks, as S3 knows it."""
+
+    access: str
+    secret: str
+
+
+WRITER = Keys("test:writer", "secret")
+READER = Keys("test:reader", "other")
+STRANGER = Keys("test:writer", "guessed")
+
+SERVER = """\
+[DEFAULT]
+bind_ip = 127.0.0.1
+bind_port = {port}
+workers = 0
+swift_dir = {folder}
+devices = {folder}/devices
+mount_check = false
+[pipeline:main]
+pipeline = {name}-server
+[app:{name}-server]
+use = egg:swift#{name}
+"""
+
+FILTERS = "catch_errors gatekeeper listing_formats bulk s3api tempauth copy slo dlo versioned_writes"
+PROXY = f"""\
+[DEFAULT]
+bind_ip = 127.0.0.1
+bind_port = {{port}}
+workers = 0
+swift_dir = {{folder}}
+[pipeline:main]
+pipeline = {FILTERS} proxy-server
+[app:proxy-server]
+use = egg:swift#proxy
+account_autocreate = true
+[filter:catch_errors]
+use = egg:swift#catch_errors
+[filter:gatekeeper]
+use = egg:swift#gatekeeper
+[filter:listing_formats]
+use = egg:swift#listing_formats
+[filter:bulk]
+use = egg:swift#bulk
+[filter:s3api]
+use = egg:swift#s3api
+location = us-east-1
+[filter:tempauth]
+use = egg:swift#tempauth
+user_{WRITER.access.replace(":", "_")} = {WRITER.secret} .admin
+user_{READER.access.replace(":", "_")} = {READER.secret}
+[filter:copy]
+use = egg:swift#copy
+[filter:slo]
+use = egg:swift#slo
+[filter:dlo]
+use = egg:swift#dlo
+[filter:versioned_writes]
+use = egg:swift#versioned_writes
+allow_versioned_writes = true
+"""
+
+
+class ObjectStore:
+    """The server and its data in a folder; a bucket named `cslm` is there from the start."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._ports = dict(zip(("proxy", *SERVERS), _free_ports(4), strict=True))
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._configure()
+
+    @property
+    def url(self) -> str:
+        """Address of the server."""
+        return f"http://127.0.0.1:{self._ports['proxy']}"
+
+    def environment(self, keys: Keys) -> dict[str, str]:
+        """What tells an S3 client where the server is and who asks."""
+        return {
+            "AWS_ENDPOINT_URL": self.url,
+            "AWS_ACCESS_KEY_ID": keys.access,
+            "AWS_SECRET_ACCESS_KEY": keys.secret,
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }
+
+    def __enter__(self) -> ObjectStore:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start all servers and wait until they answer."""
+        for name in self._ports:
+            with (self._folder / f"{name}.log").open("ab") as log:
+                command = [str(_bin(f"swift-{name}-server")), str(self._folder / f"{name}-server.conf")]
+                self._processes.append(subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT))
+        deadline = time.monotonic() + START_S
+        for name, port in self._ports.items():
+            with socket.socket() as probe:
+                while probe.connect_ex(("127.0.0.1", port)):
+                    assert time.monotonic() < deadline, (self._folder / f"{name}.log").read_text()
+                    time.sleep(0.1)
+
+    def stop(self) -> None:
+        """End all servers at once, as a machine that loses power does; the data stays."""
+        for process in self._processes:
+            process.kill()
+            process.wait()
+        self._processes.clear()
+
+    def _configure(self) -> None:
+        _install()
+        (self._folder / "devices" / "d1").mkdir(parents=True)
+        (self._folder / "swift.conf").write_text(
+            "[swift-hash]\nswift_hash_path_suffix = cslm\n[storage-policy:0]\nname = one\ndefault = yes\n"
+        )
+        for name in SERVERS:
+            builder = self._folder / f"{name}.builder"
+            device = f"r1z1-127.0.0.1:{self._ports[name]}/d1"
+            for step in (["create", "4", "1", "0"], ["add", device, "1"], ["rebalance"]):
+                subprocess.run(
+                    [_bin("swift-ring-builder"), builder, *step], check=True, stdout=subprocess.DEVNULL
+                )
+            text = SERVER.format(name=name, port=self._ports[name], folder=self._folder)
+            (self._folder / f"{name}-server.conf").write_text(text)
+        proxy = PROXY.format(port=self._ports["proxy"], folder=self._folder)
+        (self._folder / "proxy-server.conf").write_text(proxy)
+
+
+def _install() -> None:
+    """An environment for the server: it shares no package with those of the project."""
+    digest = hashlib.sha256(LOCK.read_bytes()).hexdigest()
+    mark = ENVIRONMENT / ".lock-digest"
+    if mark.exists() and mark.read_text() == digest:
+        return
+    uv = Path(sys.executable).parent / "uv"
+    subprocess.run([uv, "venv", "--quiet", "--clear", "--python", sys.executable, ENVIRONMENT], check=True)
+    subprocess.run([uv, "pip", "install", "--quiet", "--python", _bin("python"), "-r", LOCK], check=True)
+    mark.write_text(digest)
+
+
+def _bin(name: str) -> Path:
+    return ENVIRONMENT / "bin" / name
+
+
+def _free_ports(count: int) -> list[int]:
+    probes = [socket.socket() for _ in range(count)]
+    try:
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [int(probe.getsockname()[1]) for probe in probes]
+    finally:
+        for probe in probes:
+            probe.close()
