@@ -1,0 +1,223 @@
+"""Move versions of the registered model through the registry's stages, and tell who moved what, and why.
+
+Run:  python -m components.promote gate                       candidate against production, figure by figure
+      python -m components.promote promote --reason "..."     candidate -> production, if the gate lets it
+      python -m components.promote rollback --reason "..."    the version before is in production again
+      python -m components.promote history --on 2026-11-27    what was there at the end of that day
+
+Needs only the MLflow server (MLFLOW_TRACKING_URI, or this checkout's own). Exit code 1 if the gate refuses.
+"""
+
+from __future__ import annotations
+
+import datetime
+import getpass
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import mlflow
+import typer
+from mlflow.entities.model_registry import ModelVersion
+
+from components.promote.gate import REFUSED, Check, compare, incomparable, load_rules, table
+from components.promote.registry import PRODUCTION, STAGING, Registry, RegistryFailed, Release
+from components.stage import tracking_uri, write_json
+
+CANDIDATE = "candidate"
+FIRST = "nothing is in production yet: there is nothing to lose"
+
+Model = Annotated[str, typer.Option(help="registered model")]
+Version = Annotated[
+    int | None, typer.Option(help="version to promote; by default the one with alias candidate")
+]
+By = Annotated[str, typer.Option(help="who decides")]
+Reason = Annotated[str, typer.Option(help="why; it stays in the history")]
+
+app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+@app.command()
+def gate(
+    model: Model = "cslm",
+    version: Version = None,
+    out: Annotated[Path | None, typer.Option(help="also write the result to this JSON file")] = None,
+) -> None:
+    """Compare a version with production on the same held-out items, and stage it if it may pass."""
+    registry = _registry(model)
+    candidate = _candidate(registry, version)
+    checks, why = judge(registry, candidate)
+    current = registry.at(PRODUCTION)
+    lines = list(describe(candidate, current, checks, why))
+    if out is not None:
+        facts: dict[str, Any] = {
+            "version": int(candidate.version),
+            "production": int(current.version) if current else None,
+            "passed": not why,
+            "refused_because": why,
+            "checks": [asdict(check) for check in checks],
+            "report": "\n".join(lines),
+        }
+        write_json(out, facts)
+    print("\n".join(lines))
+    if why:
+        sys.exit(f"refused: {why}")
+    staged = registry.at(STAGING)
+    if candidate.version not in {each.version for each in (staged, current) if each}:
+        registry.stage(candidate, "gate", "the gate let it pass")
+
+
+@app.command()
+def promote(
+    reason: Reason,
+    by: By = "",
+    model: Model = "cslm",
+    version: Version = None,
+    expect_production: Annotated[
+        int | None, typer.Option(help="refuse if another version is in production now (0: none)")
+    ] = None,
+    despite_gate: Annotated[bool, typer.Option(help="promote what the gate refuses")] = False,
+) -> None:
+    """Put a version into production and archive the one that was there."""
+    registry = _registry(model)
+    candidate, current = _candidate(registry, version), registry.at(PRODUCTION)
+    now = int(current.version) if current else 0
+    if expect_production is not None and now not in (expect_production, int(candidate.version)):
+        sys.exit(
+            f"version {now} is in production now, not {expect_production} as when it was compared; "
+            "compare again (gate), then promote"
+        )
+    if now == int(candidate.version) and not registry.unfinished("promoted", candidate):
+        print(f"version {candidate.version} is in production already")
+        return
+    checks, why = judge(registry, candidate)
+    if why and not despite_gate:
+        sys.exit(f"refused: {why} (python -m components.promote gate shows all figures)")
+    reason = f"{reason} [despite the gate: {why}]" if why else reason
+    figures = {check.name: check.candidate for check in checks if check.candidate is not None}
+    report = "\n".join(describe(candidate, current, checks, why))
+    registry.promote(candidate, by or getpass.getuser(), reason, figures, report)
+    print(f"version {candidate.version} is in production" + (f", version {now} is archived" if now else ""))
+
+
+@app.command()
+def rollback(reason: Reason, by: By = "", model: Model = "cslm") -> None:
+    """Put the version that was in production before back there."""
+    registry = _registry(model)
+    current = registry.at(PRODUCTION)
+    version = registry.roll_back(by or getpass.getuser(), reason)
+    archived = current.version if current else "-"
+    print(f"version {version.version} is in production again, version {archived} is archived")
+
+
+@app.command()
+def history(
+    model: Model = "cslm",
+    on: Annotated[
+        str, typer.Option(help="only what was in production at the end of this day (YYYY-MM-DD)")
+    ] = "",
+) -> None:
+    """Who moved which version when, from which data, on which figures, and why."""
+    registry = _registry(model)
+    if not on:
+        releases = registry.history()
+        print(
+            "\n".join(line for release in releases for line in _told(release)) if releases else _nothing(model)
+        )
+        return
+    try:
+        day = datetime.datetime.strptime(on, "%Y-%m-%d").replace(tzinfo=datetime.UTC)
+    except ValueError:
+        sys.exit(f"--on {on!r} is no day: YYYY-MM-DD is needed, such as 2026-11-27")
+    found = registry.in_production(day + datetime.timedelta(days=1, microseconds=-1))
+    print("\n".join(_told(found)) if found else f"nothing was in production at the end of {on} (UTC)")
+
+
+def judge(registry: Registry, candidate: ModelVersion) -> tuple[list[Check], str]:
+    """All checks against production, and why the version may not replace it (empty if it may)."""
+    evaluation = registry.evaluation(candidate)
+    current = registry.at(PRODUCTION)
+    if because := candidate.tags.get("rolled_back_because"):
+        return [], f"version {candidate.version} was in production and taken out again ({because})"
+    rules = load_rules()
+    if current is None or current.version == candidate.version:
+        return compare(evaluation, evaluation, rules), ""
+    production = registry.evaluation(current)
+    if reason := incomparable(evaluation, production):
+        return [], f"versions {candidate.version} and {current.version} cannot be compared: {reason}"
+    checks = compare(evaluation, production, rules)
+    failed = [check.name for check in checks if check.verdict in REFUSED]
+    return checks, f"worse than version {current.version}: {', '.join(failed)}" if failed else ""
+
+
+def describe(
+    candidate: ModelVersion, current: ModelVersion | None, checks: list[Check], why: str
+) -> Iterator[str]:
+    """Markdown for the person who decides."""
+    yield f"**Version {candidate.version}** of {candidate.name} against " + (
+        f"version {current.version}, which is in production" if current else FIRST
+    )
+    yield ""
+    for tag in ("git_commit", "data_version", "profile", "pipeline_run"):
+        yield f"- {tag}: `{candidate.tags.get(tag, '-')}`"
+    yield ""
+    if checks:
+        yield from table(checks)
+        yield ""
+    yield f"Gate: {'refused, ' + why if why else 'passed'}"
+
+
+def _told(release: Release) -> Iterator[str]:
+    before = (
+        f" (before: version {release.before})" if release.before and release.before != release.version else ""
+    )
+    at = f"{release.at:%Y-%m-%d %H:%M:%S} UTC"
+    yield f"{at}  version {release.version} {release.event} by {release.by}{before}"
+    yield f"    why     {release.reason}"
+    yield f"    data    {release.data_version or '-'}"
+    yield f"    commit  {release.git_commit or '-'}"
+    if release.figures:
+        yield "    on      " + ", ".join(
+            f"{name} {value:.4g}" for name, value in sorted(release.figures.items())
+        )
+
+
+def _nothing(model: str) -> str:
+    return f"no version of {model} has been staged or promoted yet at {tracking_uri()}"
+
+
+def _registry(model: str) -> Registry:
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    mlflow.set_tracking_uri(tracking_uri())
+    return Registry(model)
+
+
+def _candidate(registry: Registry, version: int | None) -> ModelVersion:
+    found = registry.at(CANDIDATE) if version is None else registry.numbered(version)
+    if found is None:
+        raise RegistryFailed(
+            f"no version of {registry.model} is a candidate at {tracking_uri()}; train one first: make demo"
+        )
+    return found
+
+
+def run() -> None:
+    """The program: failures that are explained end it with one line."""
+    try:
+        app()
+    except RegistryFailed as error:
+        sys.exit(str(error))
+    except mlflow.MlflowException as error:
+        sys.exit(
+            f"MLflow at {tracking_uri()} does not do its work ({error}); start it (make up), then try again"
+        )
+
+
+if __name__ == "__main__":
+    run()

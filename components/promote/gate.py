@@ -1,0 +1,106 @@
+"""The gate before production: is a candidate worse than what is there, by more than tolerance and chance?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from components.evaluate.figures import interval_of, matches
+from components.stage import flatten
+from cslm.evaluation.confidence import Interval, difference
+
+RULES = Path(__file__).with_name("gate.yaml")
+Verdict = Literal["better", "equal", "worse within tolerance", "worse within chance", "WORSE", "MISSING"]
+REFUSED: tuple[Verdict, ...] = ("WORSE", "MISSING")
+
+
+class Rule(BaseModel):
+    """Direction of a figure, and what it may be worse by."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    better: Literal["lower", "higher"]
+    tolerance: float = Field(ge=0)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One figure of both versions."""
+
+    name: str
+    candidate: float | None
+    production: float | None
+    change: Interval | None
+    """95 % interval of the candidate's gain; negative where it is worse. None if the figure has no interval."""
+    verdict: Verdict
+
+
+def load_rules(path: Path = RULES) -> dict[str, Rule]:
+    """Read gate.yaml: pattern of names -> rule."""
+    return TypeAdapter(dict[str, Rule]).validate_python(yaml.safe_load(path.read_text("utf-8")))
+
+
+def incomparable(candidate: Mapping[str, Any], production: Mapping[str, Any]) -> str:
+    """Why two evaluations cannot be compared; empty if they can."""
+    ours, theirs = candidate.get("test_set"), production.get("test_set")
+    if not ours or not theirs:
+        return "it is not known which test items they were measured on (evaluated by an older version)"
+    if ours != theirs:
+        return f"they were measured on different test items ({ours[:12]} and {theirs[:12]})"
+    return ""
+
+
+def compare(
+    candidate: Mapping[str, Any], production: Mapping[str, Any], rules: Mapping[str, Rule]
+) -> list[Check]:
+    """A check for every figure of production that a rule names."""
+    ours, theirs = flatten(candidate), flatten(production)
+    return [
+        _check(name, ours, theirs, rule)
+        for pattern, rule in rules.items()
+        for name in theirs
+        if matches(name, pattern) and isinstance(theirs[name], int | float)
+    ]
+
+
+def _check(name: str, ours: Mapping[str, Any], theirs: Mapping[str, Any], rule: Rule) -> Check:
+    after, before = ours.get(name), theirs[name]
+    if after is None:
+        return Check(name, None, before, None, "MISSING")
+    sign = 1 if rule.better == "higher" else -1
+    gain = sign * (after - before)
+    intervals = [interval_of(name, figures) for figures in (theirs, ours)]
+    change = None
+    if intervals[0] is not None and intervals[1] is not None:
+        low, high = sorted(sign * bound for bound in difference(before, intervals[0], after, intervals[1]))
+        change = [low, high]
+    return Check(name, after, before, change, _verdict(gain, rule.tolerance, change))
+
+
+def _verdict(gain: float, tolerance: float, change: Interval | None) -> Verdict:
+    if gain >= 0:
+        return "better" if gain and (change is None or change[0] > 0) else "equal"
+    if -gain <= tolerance:
+        return "worse within tolerance"
+    return "worse within chance" if change is not None and change[1] >= -tolerance else "WORSE"
+
+
+def table(checks: Sequence[Check]) -> Iterator[str]:
+    """Lines of a Markdown table."""
+    yield "| test figure | candidate | production | change (95 %) | |"
+    yield "|---|---|---|---|---|"
+    for check in checks:
+        change = f"{check.change[0]:+.4g} to {check.change[1]:+.4g}" if check.change else ""
+        cells = [_number(check.candidate), _number(check.production), change, check.verdict]
+        yield f"| {check.name} | {' | '.join(cells)} |"
+    yield ""
+    yield "Change: above zero is better, whatever the figure's direction."
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"

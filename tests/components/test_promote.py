@@ -1,0 +1,264 @@
+"""`python -m components.promote`: what the gate lets through, what moves in the registry, what history tells.
+
+Versions are those of a real MLflow on SQLite; of a model they hold only the evaluation: nothing else is read.
+"""
+
+from __future__ import annotations
+
+import copy
+import datetime
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+from mlflow import MlflowClient
+from typer.testing import CliRunner
+
+from components.evaluate.figures import LOWER_IS_BETTER, STRICT
+from components.promote.__main__ import app
+from components.promote.gate import Rule, compare, load_rules
+from components.promote.registry import Registry, RegistryFailed
+from cslm.evaluation.confidence import wilson
+
+GOOD: dict[str, Any] = {
+    "test_set": "a" * 64,
+    "asr": {"en": {"wer": 0.05, "ci95": [0.04, 0.06]}, "zh": {"cer": 0.03, "ci95": [0.02, 0.04]}},
+    "conversation": {"en": {"exact_match": 140 / 154, "ci95": wilson(140, 154)}},
+    "latency": {"first_audio_ms": 280},
+}
+"""Figures of a version; the tests change some."""
+
+
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow store without anything in it: to make one takes seconds."""
+    path = tmp_path_factory.mktemp("empty") / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def store(empty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    (tmp_path / "mlflow.db").write_bytes(empty.read_bytes())
+    monkeypatch.setenv("CSLM_HOME", str(tmp_path))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.chdir(tmp_path)
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+    MlflowClient().create_registered_model("cslm")
+    yield tmp_path
+    mlflow.set_tracking_uri(before)
+
+
+def register(store: Path, *changes: tuple[str, Any], **tags: str) -> int:
+    """A new candidate whose evaluation is `GOOD` with changes such as ("asr.en.wer", 0.2)."""
+    evaluation = copy.deepcopy(GOOD)
+    for name, value in changes:
+        *parts, last = name.split(".")
+        place = evaluation
+        for part in parts:
+            place = place.setdefault(part, {})
+        place[last] = value
+    folder = store / f"model-{len(list(store.glob('model-*')))}" / "artifacts"
+    folder.mkdir(parents=True)
+    (folder / "evaluation.json").write_text(json.dumps(evaluation))
+    version = MlflowClient().create_model_version("cslm", folder.parent.as_uri(), tags=tags or None)
+    MlflowClient().set_registered_model_alias("cslm", "candidate", version.version)
+    return int(version.version)
+
+
+def promote(*arguments: str) -> tuple[int, str]:
+    result = CliRunner().invoke(app, list(arguments))
+    if isinstance(result.exception, RegistryFailed):
+        return 1, str(result.exception)
+    text = result.exception.code if isinstance(result.exception, SystemExit) else ""
+    return result.exit_code, f"{result.output}{text if isinstance(text, str) else ''}"
+
+
+def at(alias: str) -> int | None:
+    version = Registry("cslm").at(alias)
+    return int(version.version) if version else None
+
+
+def tags(version: int) -> dict[str, str]:
+    return dict(MlflowClient().get_model_version("cslm", str(version)).tags)
+
+
+def legacy(version: int) -> str:
+    return str(MlflowClient().get_model_version("cslm", str(version)).current_stage)
+
+
+@pytest.mark.parametrize(
+    ("name", "candidate", "interval", "production", "theirs", "expected"),
+    [
+        ("asr.en.wer", 0.10, [0.08, 0.12], 0.05, [0.04, 0.06], "WORSE"),  # more errors are worse
+        ("asr.en.wer", 0.02, [0.01, 0.03], 0.05, [0.04, 0.06], "better"),
+        ("asr.en.wer", 0.06, [0.04, 0.08], 0.05, [0.04, 0.06], "worse within chance"),
+        ("asr.en.wer", 0.054, [0.053, 0.055], 0.05, [0.049, 0.051], "worse within tolerance"),
+        (
+            "conversation.en.exact_match",
+            0.5,
+            wilson(77, 154),
+            0.9,
+            wilson(139, 154),
+            "WORSE",
+        ),  # fewer right are
+        ("conversation.en.exact_match", 0.9, wilson(139, 154), 0.5, wilson(77, 154), "better"),
+        ("conversation.en.exact_match", 0.9, wilson(139, 154), 0.9, wilson(139, 154), "equal"),
+        ("mt.en_zh.bleu", 70.0, None, 80.0, None, "WORSE"),  # without intervals, the tolerance decides
+        ("mt.en_zh.bleu", 79.0, None, 80.0, None, "worse within tolerance"),
+    ],
+)
+def test_each_figure_is_compared_in_its_direction(
+    name: str,
+    candidate: float,
+    interval: list[float] | None,
+    production: float,
+    theirs: list[float] | None,
+    expected: str,
+) -> None:
+    parent, _, metric = name.rpartition(".")
+    ours = {parent: {metric: candidate} | ({"ci95": interval} if interval else {})}
+    other = {parent: {metric: production} | ({"ci95": theirs} if theirs else {})}
+    [check] = compare(ours, other, load_rules())
+    assert check.verdict == expected
+
+
+def test_the_gate_knows_the_directions_that_the_report_shows() -> None:
+    lower = {name for name, rule in load_rules().items() if rule.better == "lower"}
+    assert lower == {name for name in load_rules() if name.rsplit(".", 1)[-1] in (*LOWER_IS_BETTER, *STRICT)}
+
+
+def test_a_figure_that_the_candidate_lacks_is_refused() -> None:
+    [check] = compare({}, {"asr": {"en": {"wer": 0.1}}}, {"asr.*.wer": Rule(better="lower", tolerance=0.1)})
+    assert check.verdict == "MISSING"
+
+
+def test_the_first_version_goes_through_all_stages(store: Path) -> None:
+    version = register(store, data_version="assistant=abc")
+    code, text = promote("gate")
+    assert code == 0 and "nothing is in production yet" in text
+    assert (at("staging"), at("production"), legacy(version)) == (version, None, "Staging")
+    code, text = promote("promote", "--by", "ana", "--reason", "first of all")
+    assert (code, text.strip()) == (0, "version 1 is in production")
+    assert (at("staging"), at("production"), legacy(version)) == (None, version, "Production")
+    assert tags(version)["stage"] == "Production"
+    assert "by ana: first of all" in tags(version)["promoted"]
+
+
+def test_a_better_version_takes_over_and_the_old_one_is_archived(store: Path) -> None:
+    old = register(store)
+    promote("promote", "--by", "ana", "--reason", "first")
+    new = register(store, ("asr.en.wer", 0.02), ("asr.en.ci95", [0.01, 0.03]))
+    code, text = promote("gate", "--out", "gate.json")
+    assert code == 0, text
+    facts = json.loads((store / "gate.json").read_text())
+    assert (facts["version"], facts["production"], facts["passed"]) == (new, old, True)
+    assert "| asr.en.wer | 0.02 | 0.05 | +0.01586 to +0.04414 | better |" in facts["report"]
+    code, text = promote("promote", "--by", "bo", "--reason", "hears better", "--expect-production", str(old))
+    assert code == 0, text
+    assert (at("production"), legacy(old), tags(old)["stage"]) == (new, "Archived", "Archived")
+    assert "by bo: hears better" in tags(old)["archived"]
+    last = Registry("cslm").history()[-1].run_id
+    assert "| asr.en.wer | 0.02 | 0.05 |" in mlflow.artifacts.load_text(f"runs:/{last}/gate.md")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (("conversation.en", {"exact_match": 0.5, "ci95": wilson(77, 154)}), "conversation.en.exact_match"),
+        (("asr.zh", {}), "asr.zh.cer"),
+        (("test_set", "b" * 64), "different test items"),
+        (("test_set", ""), "not known which test items"),
+    ],
+)
+def test_a_worse_or_incomparable_version_is_refused(store: Path, change: tuple[str, Any], reason: str) -> None:
+    old = register(store)
+    promote("promote", "--by", "ana", "--reason", "first")
+    register(store, change)
+    for command in (["gate"], ["promote", "--by", "ana", "--reason", "please"]):
+        code, text = promote(*command)
+        assert code == 1 and "refused" in text and reason in text
+    assert (at("production"), at("staging")) == (old, None)
+    code, text = promote("promote", "--by", "ana", "--reason", "it is known", "--despite-gate")
+    assert code == 0 and at("production") == 2
+    assert "despite the gate" in tags(2)["promoted"]
+
+
+def test_production_that_changed_since_it_was_compared_is_not_overwritten(store: Path) -> None:
+    register(store)
+    promote("promote", "--by", "ana", "--reason", "first")
+    register(store)
+    code, text = promote("promote", "--by", "bo", "--reason", "late", "--expect-production", "0")
+    assert code == 1 and "version 1 is in production now, not 0" in text
+    assert at("production") == 1
+
+
+def test_rollback_returns_to_the_version_before_and_again(store: Path) -> None:
+    for number in range(1, 4):
+        register(store)
+        promote("promote", "--by", "ana", "--reason", f"number {number}")
+    assert promote("rollback", "--by", "bo", "--reason", "it stutters")[0] == 0
+    assert (at("production"), legacy(3), legacy(2)) == (2, "Archived", "Production")
+    code, text = promote("promote", "--by", "ana", "--reason", "again")
+    assert code == 1 and "taken out again (it stutters)" in text, "the candidate is still the bad version"
+    assert promote("rollback", "--by", "bo", "--reason", "so does this")[0] == 0
+    assert at("production") == 1
+    code, text = promote("rollback", "--by", "bo", "--reason", "and this")
+    assert code == 1 and "no version that was in production before version 1" in text
+
+
+def test_the_same_command_again_changes_nothing(store: Path) -> None:
+    register(store)
+    for _ in range(2):
+        promote("gate")
+        code, text = promote("promote", "--by", "ana", "--reason", "first")
+        assert code == 0
+    assert "in production already" in text
+    assert [release.event for release in Registry("cslm").history()] == ["staged", "promoted"]
+
+
+@pytest.mark.parametrize("killed_at", ["set_registered_model_alias", "set_terminated"])
+def test_a_killed_move_is_finished_by_the_same_command(
+    store: Path, monkeypatch: pytest.MonkeyPatch, killed_at: str
+) -> None:
+    for number in range(1, 3):
+        register(store)
+        with monkeypatch.context() as patch:
+            if number == 2:
+                patch.setattr(MlflowClient, killed_at, _killed)
+            promote("promote", "--by", "ana", "--reason", f"number {number}")
+    assert len(Registry("cslm").history()) == 1
+    assert promote("promote", "--by", "ana", "--reason", "number 2")[0] == 0
+    assert (at("production"), tags(1)["stage"], tags(2)["stage"]) == (2, "Archived", "Production")
+    told = [(release.version, release.before) for release in Registry("cslm").history()]
+    assert told == [(1, None), (2, 1)]
+
+
+def _killed(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_history_tells_who_when_from_which_data_and_on_which_figures(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "no version of cslm has been staged" in promote("history")[1]
+    register(store, data_version="assistant=abc", git_commit="c0ffee")
+    promote("promote", "--by", "ana", "--reason", "first")
+    text = promote("history")[1]
+    for part in ("version 1 promoted by ana", "why     first", "data    assistant=abc", "commit  c0ffee"):
+        assert part in text
+    assert "asr.en.wer 0.05" in text
+    today = datetime.datetime.now(datetime.UTC).date()
+    assert "version 1 promoted" in promote("history", "--on", str(today))[1]
+    yesterday = str(today - datetime.timedelta(days=1))
+    assert f"nothing was in production at the end of {yesterday}" in promote("history", "--on", yesterday)[1]
+    assert "YYYY-MM-DD is needed" in promote("history", "--on", "yesterday")[1]
+
+
+def test_without_a_candidate_it_says_what_to_do(store: Path) -> None:
+    code, text = promote("gate")
+    assert code == 1 and "make demo" in text
