@@ -22,6 +22,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from dvc.stage import Stage
 
 EMBEDDED = "embedded"
+REMOTE = "CSLM_DVC_REMOTE"
 PR_SET_PDEATHSIG = 1
 GRACE_S = 5.0
 MISSING = 3
@@ -43,6 +45,7 @@ def main() -> int:
     arguments = _arguments()
     die_with_parent()
     os.chdir(arguments.workspace)
+    from botocore.exceptions import BotoCoreError, ClientError
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
@@ -57,12 +60,26 @@ def main() -> int:
     except Missing as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return MISSING
-    except (DvcException, OSError) as error:
-        causes = [str(error), *(str(e) for e in (error.__cause__, error.__context__) if e is not None)]
-        print(f"error: {': '.join(dict.fromkeys(causes))}", file=sys.stderr, flush=True)
+    except (DvcException, OSError, BotoCoreError, ClientError) as error:
+        chain = list(_chain(error))
+        told = ": ".join(dict.fromkeys(str(each) for each in chain[:3]))
+        if arguments.pull and any(isinstance(e, BotoCoreError | ClientError | PermissionError) for e in chain):
+            told = (
+                f"the store that machines share, {os.environ.get(REMOTE)} ({REMOTE}), does not do its work: "
+                f"{told}. Check AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the rights on "
+                "the bucket, then run this again: what is finished is kept"
+            )
+        print(f"error: {told}", file=sys.stderr, flush=True)
         return 1
     arguments.result.write_text(json.dumps({"state": state}), "utf-8")
     return 0
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, and what led to it."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def bring(repo: Repo, address: str, force: bool, pull: bool) -> str:

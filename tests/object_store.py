@@ -32,9 +32,9 @@ class Keys(NamedTuple):
     secret: str
 
 
-WRITER = Keys("test:writer", "secret")
-READER = Keys("test:reader", "other")
-STRANGER = Keys("test:writer", "guessed")
+WRITER = Keys("test:writer", "writers-secret")
+READER = Keys("test:reader", "readers-secret")
+STRANGER = Keys("test:writer", "guessed-secret")
 
 SERVER = """\
 [DEFAULT]

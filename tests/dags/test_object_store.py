@@ -1,0 +1,72 @@
+"""Outputs of stages on an S3 server that several machines share: a real one, with access control."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import boto3
+import pytest
+
+from tests.dags import toy
+from tests.object_store import BUCKET, READER, STRANGER, WRITER, Keys, ObjectStore
+
+REMOTE = f"s3://{BUCKET}/dvc"
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
+    with ObjectStore(tmp_path_factory.mktemp("store")) as store, pytest.MonkeyPatch.context() as patch:
+        for name, value in store.environment(WRITER).items():
+            patch.setenv(name, value)
+        boto3.client("s3").create_bucket(Bucket=BUCKET)
+        yield store
+
+
+@pytest.fixture
+def writer(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in store.environment(WRITER).items():
+        monkeypatch.setenv(name, value)
+
+
+def forget(project: Path) -> None:
+    """Be another machine: the same commit, none of the outputs."""
+    shutil.rmtree(project / "var" / "dvc-cache")
+    toy.calls(project)
+
+
+def test_another_machine_takes_what_ran_here_from_the_store(project: Path, writer: None) -> None:
+    there = {"remote": REMOTE, "overrides": {"final.plus": 7}}
+    assert toy.states(toy.pipeline(project, "here", **there))["final"] == "ran"
+    keys = boto3.client("s3").list_objects_v2(Bucket=BUCKET, Prefix="dvc/")["Contents"]
+    assert any("/runs/" in key["Key"] for key in keys), "the run cache is there"
+    forget(project)
+    states = toy.states(toy.pipeline(project, "there", **there))
+    assert {states[name] for name in ("ingest@one", "double", "final")} == {"cached"}
+    assert toy.calls(project) == []
+
+
+@pytest.mark.parametrize(("run", "keys"), [("wrong-secret", STRANGER), ("no-right", READER)])
+def test_a_store_that_refuses_is_named_with_what_to_do(
+    project: Path, store: ObjectStore, monkeypatch: pytest.MonkeyPatch, run: str, keys: Keys
+) -> None:
+    for name, value in store.environment(keys).items():
+        monkeypatch.setenv(name, value)
+    process = toy.pipeline(project, run, remote=REMOTE, overrides={"final.plus": 8})
+    _, told = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert f"{REMOTE} (CSLM_DVC_REMOTE), does not do its work: Forbidden" in told
+    assert "AWS_ACCESS_KEY_ID" in told
+    assert keys.secret not in told, "no secret is printed"
+
+
+def test_a_run_goes_on_when_the_store_is_back(project: Path, store: ObjectStore, writer: None) -> None:
+    there = {"remote": REMOTE, "overrides": {"final.plus": 9}}
+    store.stop()
+    process = toy.pipeline(project, "away", **there)
+    _, told = process.communicate(timeout=180)
+    assert process.returncode == 1
+    assert f"{REMOTE} (CSLM_DVC_REMOTE), does not do its work: Could not connect" in told
+    store.start()
+    assert toy.states(toy.pipeline(project, "back", **there))["final"] == "ran"
