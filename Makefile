@@ -7,14 +7,14 @@ $(error a path with blanks cannot be used: this checkout is "$(CURDIR)", CSLM_HO
 endif
 export PYTHONPATH := $(CURDIR)
 export CSLM_HOME := $(abspath $(or $(CSLM_HOME),var))
-export AIRFLOW_PORT MLFLOW_PORT PROFILE SET FORCE REF RUN CSLM_DVC_REMOTE
+export AIRFLOW_PORT MLFLOW_PORT PROFILE SET FORCE REF RUN BASE CSLM_DVC_REMOTE
 # Libraries keep their caches here, not in the home folder.
 export XDG_CACHE_HOME := $(CSLM_HOME)/cache
 export XDG_CONFIG_HOME := $(CSLM_HOME)/config
 PYTEST := -m pytest -q --durations=5
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo from-scratch chat up down test test-orchestrator test-components lint clean
+.PHONY: help setup demo from-scratch ablations chat dags history up down test test-orchestrator test-components lint clean
 
 help:  ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | awk -F'\t' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -22,14 +22,23 @@ help:  ## This list
 setup:  ## Two locked environments, the git hook, sample data and base models
 	@env -u PYTHONPATH infra/setup.sh
 
-demo: setup  ## Corpus to registered model, in front of you (PROFILE=, SET='key=value', FORCE=, REF=, RUN=)
+demo: setup  ## Corpus to registered model, in front of you (PROFILE=, SET='key=value', BASE=, FORCE=, REF=, RUN=)
 	@$(ORCHESTRATOR) -m infra.demo
 
 from-scratch: setup  ## The same from random weights, and how long it took
 	@time PROFILE=from-scratch $(ORCHESTRATOR) -m infra.demo
 
+ablations: setup  ## Six variants of the training, compared: does each idea of the paper earn its place?
+	@$(ORCHESTRATOR) -m infra.ablations
+
 chat: setup  ## A page to talk to the registered model
 	@$(COMPONENTS) -m components.chat
+
+history: setup  ## Who put which version into production, when and why (ON=2026-11-27: what was there that day)
+	@$(COMPONENTS) -m components.promote history $(if $(ON),--on $(ON))
+
+dags: setup  ## The DAGs, when they start, and whether they can be imported
+	@$(ORCHESTRATOR) -m infra.dags
 
 up: setup  ## Airflow and MLflow in the background (AIRFLOW_PORT=8080, MLFLOW_PORT=5000)
 	@$(ORCHESTRATOR) -m infra.services up

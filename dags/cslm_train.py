@@ -17,7 +17,7 @@ from typing import Any
 from airflow.sdk import DAG, Param, get_current_context, task
 from airflow.sdk.exceptions import AirflowFailException
 
-from dags import graph, parameters, places, preparation, run, snapshot, tracking
+from dags import assets, defaults, graph, parameters, places, preparation, run, snapshot, tracking
 
 CORES = os.cpu_count() or 1
 STAGES = graph.read_graph(places.PROJECT / "dvc.yaml")
@@ -39,6 +39,8 @@ def prepare() -> dict[str, Any]:
             params["ref"] or "",
             params["force"] or [],
             log.info,
+            params["base"] or "",
+            params["why"] or "",
         )
 
 
@@ -48,7 +50,7 @@ def items(facts: dict[str, Any], stage: str) -> list[str]:
     return list(facts[stage])
 
 
-@task
+@task(outlets=[assets.CANDIDATE])
 def register(facts: dict[str, Any]) -> None:
     """One version per distinct result, with alias `candidate`."""
     with _readable_failure():
@@ -100,7 +102,8 @@ with DAG(
     catchup=False,
     max_active_runs=1,
     is_paused_upon_creation=False,
-    tags=["cslm"],
+    tags=["cslm", "training"],
+    default_args=defaults.arguments("training"),
     params={
         "profile": Param(
             parameters.DEFAULT_PROFILE,
@@ -119,6 +122,13 @@ with DAG(
             items={"type": "string"},
             description="Stages to run even if cached, or all",
         ),
+        "base": Param(
+            "",
+            type=["string", "null"],
+            description="Registered version to continue from, by number or alias (production); "
+            "empty: the checkpoints that the parameters name",
+        ),
+        "why": Param("", type=["string", "null"], description="Noted on the run's page in MLflow"),
         "name": Param("", type=["string", "null"], description="Name of the run; empty: date and time"),
     },
 ) as cslm_train:

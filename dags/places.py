@@ -27,6 +27,11 @@ def tracking_uri() -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home()}/mlflow.db"
 
 
+def artifacts_uri() -> str:
+    """Where MLflow keeps files of runs and models: `CSLM_ARTIFACTS` (s3://bucket/mlflow), or in `home`."""
+    return os.environ.get("CSLM_ARTIFACTS") or (home() / "mlartifacts").as_uri()
+
+
 def workspace(run: str, stage: str) -> Path:
     """Folder in which a stage of a run works."""
     return home() / "workspaces" / run / stage
@@ -74,7 +79,17 @@ def cache_environment() -> dict[str, str]:
 
 
 def stage_environment(facts: Mapping[str, Any]) -> dict[str, str]:
-    """Environment of a component: its Python first, and the run it belongs to."""
+    """Environment of a stage's component: also the run it belongs to."""
+    return {
+        **component_environment(),
+        "CSLM_RUN_ID": facts["run"],
+        "CSLM_GIT_COMMIT": facts["commit"],
+        "MLFLOW_PARENT_RUN_ID": facts["mlflow_run"],
+    }
+
+
+def component_environment() -> dict[str, str]:
+    """Environment of a component: its Python first."""
     # Without compiled bytecode the imports of torch and MLflow cost every stage seconds.
     unwanted = {"PYTHONPATH", "PYTHONDONTWRITEBYTECODE"}
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("AIRFLOW") and k not in unwanted}
@@ -86,10 +101,8 @@ def stage_environment(facts: Mapping[str, Any]) -> dict[str, str]:
         "PYTHONPYCACHEPREFIX": str(home() / "pycache"),
         "PYTHONUNBUFFERED": "1",
         "CSLM_HOME": str(home()),
-        "CSLM_RUN_ID": facts["run"],
-        "CSLM_GIT_COMMIT": facts["commit"],
         "MLFLOW_TRACKING_URI": tracking_uri(),
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": os.environ.get("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3"),
-        "MLFLOW_PARENT_RUN_ID": facts["mlflow_run"],
+        "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING": os.environ.get("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "true"),
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(os.cpu_count() or 1)),
     }

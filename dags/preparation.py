@@ -20,10 +20,12 @@ from typing import Any
 
 import yaml
 
-from dags import events, graph, parameters, places, run, snapshot, tracking
+from dags import continuation, datasets, events, graph, parameters, places, run, snapshot, tracking
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,80}")
 OLD_S = 86400
+MODEL = "cslm"
+"""Registered model, where the parameters name none."""
 
 
 def name_of(airflow_run: str, when: datetime.datetime) -> str:
@@ -32,9 +34,18 @@ def name_of(airflow_run: str, when: datetime.datetime) -> str:
 
 
 def prepare(
-    name: str, profile: str, overrides: dict[str, Any], ref: str, force: list[str], log: run.Log
+    name: str,
+    profile: str,
+    overrides: dict[str, Any],
+    ref: str,
+    force: list[str],
+    log: run.Log,
+    base: str = "",
+    why: str = "",
 ) -> run.Facts:
     """Commit what is to be run, check its parameters, and open its branch and MLflow run.
+
+    `base` is a version of the registered model (number or alias) to continue from; `why` is noted in MLflow.
 
     Raises:
         run.RunFailed: a bad name, profile, reference, parameter or corpus path; nothing has been run then.
@@ -43,7 +54,11 @@ def prepare(
     if not NAME.fullmatch(name):
         raise run.RunFailed(f"name of the run {name!r}: letters, digits, dot, dash and underscore, please")
     try:
-        commit_id, params = _commit(name, profile, overrides, ref)
+        files: dict[str, bytes] = {}
+        if base:
+            continued, files = continuation.of_version(_model(profile, overrides), base)
+            overrides = continued | overrides
+        commit_id, params = _commit(name, profile, overrides, ref, files)
         stages = graph.read_graph(project / "dvc.yaml")
         known = graph.addresses(stages, params)
         _check_force(force, stages, known)
@@ -51,7 +66,13 @@ def prepare(
         if not ref:
             _check_unchanged(commit_id, params)
         snapshot.branch(project, f"runs/{name}", commit_id)
-    except (snapshot.SnapshotFailed, parameters.BadParameters, graph.BadGraph) as error:
+    except (
+        snapshot.SnapshotFailed,
+        parameters.BadParameters,
+        graph.BadGraph,
+        continuation.CannotContinue,
+        tracking.TrackingFailed,
+    ) as error:
         raise run.RunFailed(f"prepare: {error}") from error
     log(f"run {name}: commit {commit_id} (branch runs/{name}), profile {params.get('profile', profile)}")
     facts: run.Facts = {
@@ -59,14 +80,28 @@ def prepare(
         "commit": commit_id,
         "profile": str(params.get("profile", profile)),
         "force": force,
-        "mlflow_run": tracking.start(name, commit_id, str(params.get("profile", profile))),
+        "mlflow_run": tracking.start(
+            name,
+            commit_id,
+            str(params.get("profile", profile)),
+            why,
+            datasets.tracked(params, lambda path: snapshot.text(project, commit_id, path)),
+        ),
     }
     facts |= {s.name: graph.items(s, params) for s in stages.values() if s.foreach is not None}
     events.emit(places.results(name), "", "prepared", stages=known, **facts)
     return facts
 
 
-def _commit(name: str, profile: str, overrides: dict[str, Any], ref: str) -> tuple[str, dict[str, Any]]:
+def _model(profile: str, overrides: dict[str, Any]) -> str:
+    """Name under which the run registers its model."""
+    params = parameters.merged(places.PROJECT, profile, overrides)
+    return str((params or {}).get("register", {}).get("model", MODEL))
+
+
+def _commit(
+    name: str, profile: str, overrides: dict[str, Any], ref: str, files: dict[str, bytes]
+) -> tuple[str, dict[str, Any]]:
     """Commit of the run and its parameters, both checked by the components' own rules."""
     project = source = places.PROJECT
     _drop_old_files()
@@ -75,7 +110,7 @@ def _commit(name: str, profile: str, overrides: dict[str, Any], ref: str) -> tup
         snapshot.clone(project, snapshot.resolve(project, ref) or ref, checked)
         source = checked
     merged = parameters.merged(source, profile, overrides)
-    changed = {}
+    changed = dict(files)
     if merged is not None:
         changed["params.yaml"] = yaml.safe_dump(merged, sort_keys=False, allow_unicode=True).encode()
     if graph_text := graph.without_null_deps(
@@ -123,7 +158,11 @@ def _check_unchanged(commit_id: str, params: dict[str, Any]) -> None:
     """What DVC tracks must be as `dvc add` last saw it: a run takes it from there, not from here."""
     paths = {path for path in map(Path, _data(params).values()) if not path.is_absolute()}
     pointers = {f"{part}.dvc" for path in paths for part in (path, *path.parents) if part.name}
-    tracked = sorted(name for name in pointers if snapshot.tracked(places.PROJECT, commit_id, name))
+    tracked = sorted(
+        name
+        for name in pointers
+        if (places.PROJECT / name).exists() and snapshot.tracked(places.PROJECT, commit_id, name)
+    )
     if not tracked:
         return
     result = subprocess.run(

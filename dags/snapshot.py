@@ -136,6 +136,11 @@ def tracked(project: Path, commit_id: str, path: str) -> bool:
     return bool(git(project, "ls-tree", "--name-only", commit_id, "--", path.rstrip("/")))
 
 
+def text(project: Path, commit_id: str, path: str) -> str | None:
+    """Content of a file in the commit; None if it is not there."""
+    return git(project, "show", f"{commit_id}:{path}") if tracked(project, commit_id, path) else None
+
+
 def _copy_index(project: Path, index: Path) -> None:
     """Start from the user's index: its file times save hashing every file again."""
     original = Path(git(project, "rev-parse", "--absolute-git-dir")) / "index"

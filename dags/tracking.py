@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dags import places
+from dags.datasets import Dataset
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import DatasetInput
+    from mlflow.entities.model_registry import ModelVersion
 
-EXPERIMENT = "cslm"
+EXPERIMENT = os.environ.get("MLFLOW_EXPERIMENT_NAME") or "cslm"
+"""MLflow's own variable; components/stage.py reads the same."""
+DIGEST_LENGTH = 36
+"""The longest digest that MLflow takes."""
 MADE_BY = "mlflow_run_id"
 """Key of a metrics file that names the MLflow run which wrote it."""
 
@@ -23,11 +29,12 @@ class TrackingFailed(Exception):
     """MLflow cannot be reached or refuses; the message says where, why, and what to do."""
 
 
-def start(run: str, commit: str, profile: str) -> str:
-    """Id of the parent run of `run`; a repeated call finds the first one's."""
+def start(run: str, commit: str, profile: str, why: str = "", data: Sequence[Dataset] = ()) -> str:
+    """Id of the parent run of `run`, with `why` and `data` on its page; a repeated call finds it again."""
     local = not places.tracking_uri().startswith("http")
-    artifacts = (places.home() / "mlartifacts").as_uri() if local else None
+    artifacts = places.artifacts_uri() if local else None
     tags = {"git_commit": commit, "profile": profile, "pipeline_run": run, "stage": "pipeline"}
+    tags |= {"mlflow.note.content": why} if why else {}
     with _client() as client:
         experiment = client.get_experiment_by_name(EXPERIMENT)
         experiment_id = (
@@ -39,7 +46,34 @@ def start(run: str, commit: str, profile: str) -> str:
         if known:
             client.update_run(known[0].info.run_id, status="RUNNING")
             return str(known[0].info.run_id)
-        return str(client.create_run(experiment_id, run_name=run, tags=tags).info.run_id)
+        run_id = str(client.create_run(experiment_id, run_name=run, tags=tags).info.run_id)
+        if data:
+            client.log_inputs(run_id, [_input(dataset) for dataset in data])
+        return run_id
+
+
+def _input(dataset: Dataset) -> DatasetInput:
+    """A corpus as MLflow shows it, under *Datasets used*."""
+    from mlflow import entities
+
+    source = json.dumps({"path": dataset.path, "md5": dataset.digest})
+    shown = entities.Dataset(dataset.name, dataset.digest[:DIGEST_LENGTH], "dvc", source)
+    return entities.DatasetInput(shown, [entities.InputTag("mlflow.data.context", "training")])
+
+
+def registered(model: str, version: str) -> ModelVersion | None:
+    """A version of a registered model by its number or alias; None if there is none."""
+    from mlflow import MlflowException
+
+    with _client() as client:
+        try:
+            if version.isdigit():
+                return client.get_model_version(model, version)
+            return client.get_model_version_by_alias(model, version)
+        except MlflowException as error:
+            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                return None
+            raise
 
 
 def log_stage(mlflow_run: str, metrics_file: Path, state: str) -> None:

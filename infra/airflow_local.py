@@ -43,6 +43,7 @@ def environment() -> dict[str, str]:
             "executor": "LocalExecutor",
             "parallelism": 4,
             "default_pool_task_slot_count": cores,
+            "default_task_retries": 2,
             "dagbag_import_timeout": 120,
             "execution_api_server_url": f"{url}/execution/",
             "simple_auth_manager_users": "admin:admin",

@@ -3,6 +3,7 @@
 Run:  make demo                                   the sample profile, the work tree as it is
       make demo PROFILE=test                      params.yaml with profiles/test.yaml
       make demo SET='finetune.learning_rate=2e-4 seed=2' FORCE='finetune' REF=v1.0 RUN=my-name
+      make demo BASE=production                 continue from the registered version with that alias, or number
 
 Airflow runs in a child process whose whole log is var/logs/RUN.log; what is drawn here comes from the
 run's events file. Ctrl-C ends the child and all that it started.
@@ -49,6 +50,7 @@ def main() -> int:
         "profile": profile,
         "overrides": _overrides(os.environ.get("SET", "")),
         "ref": os.environ.get("REF", ""),
+        "base": os.environ.get("BASE", ""),
         "force": os.environ.get("FORCE", "").replace(",", " ").split(),
     }
     if running := services.alive():
@@ -84,7 +86,7 @@ def follow(run: str, conf: dict[str, Any], log: Path) -> int:
         child = subprocess.Popen(
             command,
             cwd=places.PROJECT,
-            env=airflow_local.environment(),
+            env=airflow_local.environment() | {"AIRFLOW__CORE__DEFAULT_TASK_RETRIES": "0"},
             stdout=file,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,

@@ -82,7 +82,7 @@ def _start_all(ports: dict[str, int]) -> int:
                 str(ports["MLFLOW_PORT"]),
             ],
             *["--backend-store-uri", f"sqlite:///{store}", "--workers", "1"],
-            *["--default-artifact-root", (places.home() / "mlartifacts").as_uri()],
+            *["--default-artifact-root", places.artifacts_uri()],
         ],
         environment,
     )

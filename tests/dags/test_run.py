@@ -15,6 +15,8 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
+from mlflow import MlflowClient
 
 from tests.dags import toy
 
@@ -34,6 +36,18 @@ def test_first_run_runs_every_stage_and_second_is_cached(project: Path) -> None:
     second = toy.states(toy.pipeline(project, "second"))
     assert second["ingest@one"] == second["double"] == second["final"] == "cached"
     assert toy.calls(project) == []
+
+
+def test_the_run_in_mlflow_names_its_data_and_its_reason(project: Path) -> None:
+    toy.states(toy.pipeline(project, "reasoned", why="to see what happens"))
+    client = MlflowClient(f"sqlite:///{project}/var/mlflow.db")
+    experiment = client.get_experiment_by_name("cslm")
+    [run] = client.search_runs([experiment.experiment_id], "tags.pipeline_run = 'reasoned'")
+    [used] = run.inputs.dataset_inputs
+    assert (used.dataset.name, used.dataset.source_type) == ("one", "dvc")
+    pointer = yaml.safe_load((project / "data" / "in.dvc").read_text())
+    assert used.dataset.digest == pointer["outs"][0]["md5"]
+    assert run.data.tags["mlflow.note.content"] == "to see what happens"
 
 
 def test_results_are_committed_and_the_work_tree_is_untouched(project: Path) -> None:

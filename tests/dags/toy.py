@@ -107,6 +107,20 @@ assert pathlib.Path("work/final/number").exists() and pathlib.Path("dvc.lock").e
 print(f"registered toy with {value}", flush=True)
 """
 
+PROMOTE = """\
+import json, os, pathlib, sys
+command, *rest = sys.argv[1:]
+options = dict(zip(rest[::2], rest[1::2]))
+with pathlib.Path(os.environ["CSLM_HOME"], "promote.jsonl").open("a") as file:
+    file.write(json.dumps({"command": command, **options}) + "\\n")
+if options.get("--version") == "13":
+    sys.exit("refused: version 13 is unlucky")
+if command == "gate":
+    facts = {"version": 7, "production": None, "report": "| figure | **better** |"}
+    pathlib.Path(options["--out"]).write_text(json.dumps(facts))
+"""
+"""Stands for components.promote, whose own tests work on a real registry (tests/components/test_promote.py)."""
+
 
 def make(path: Path) -> Path:
     """A committed git project at `path` with one DVC-tracked input, whose data is in its embedded store."""
@@ -119,6 +133,8 @@ def make(path: Path) -> Path:
         "components/settings.py": SETTINGS,
         "components/register/__init__.py": "",
         "components/register/__main__.py": REGISTER,
+        "components/promote/__init__.py": "",
+        "components/promote/__main__.py": PROMOTE,
         "data/in/number": "21",
     }
     for name, text in files.items():
@@ -199,7 +215,7 @@ except run.RunFailed as error:
 """
 
 
-def pipeline(path: Path, name: str, remote: Path | None = None, **conf: Any) -> subprocess.Popen[str]:
+def pipeline(path: Path, name: str, remote: Path | str | None = None, **conf: Any) -> subprocess.Popen[str]:
     """The same tasks one after the other without Airflow, which is quicker; stderr tells their states.
 
     `remote` is where machines share the outputs of stages (CSLM_DVC_REMOTE).

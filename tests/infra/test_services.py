@@ -7,14 +7,18 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.dags import toy
+
+LIMIT_S = 120
+READING_S = 4
 
 
 def _free_port() -> int:
@@ -60,27 +64,68 @@ def test_run_triggered_over_the_api_gives_what_the_demo_gives(
     services: str, project: Path, ports: dict[str, str]
 ) -> None:
     password_file = project / "var" / "airflow" / "passwords.json"
-    password = json.loads(password_file.read_text())["admin"]
-    assert password in services
+    assert json.loads(password_file.read_text())["admin"] in services
     assert password_file.stat().st_mode & 0o077 == 0
-    airflow = f"http://127.0.0.1:{ports['AIRFLOW_PORT']}"
-    assert airflow in services
     assert _call(f"http://127.0.0.1:{ports['MLFLOW_PORT']}/health", text=True) == "OK"
-
-    token = _call(f"{airflow}/auth/token", {"username": "admin", "password": password})["access_token"]
+    airflow, token = _airflow(project, ports)
+    assert airflow in services
     conf = {"name": "triggered", "overrides": {"final.plus": 4}}
     runs = f"{airflow}/api/v2/dags/cslm_train/dagRuns"
     run = _call(runs, {"logical_date": None, "conf": conf}, token)["dag_run_id"]
-    deadline = time.monotonic() + 200
-    while (state := _call(f"{runs}/{run}", token=token)["state"]) not in ("success", "failed"):
-        assert time.monotonic() < deadline, f"the run is {state} for too long"
-        time.sleep(1)
-    assert state == "success"
+    assert _ended(f"{runs}/{run}", token) == "success"
     evaluation = json.loads(
         (project / "var" / "runs" / "triggered" / "metrics" / "evaluation.json").read_text()
     )
     assert evaluation["asr"]["en"]["wer"] == 0.046
     assert toy.run(project, "git", "ls-tree", "--name-only", "runs/triggered", "dvc.lock").strip() == "dvc.lock"
+
+
+def test_a_candidate_goes_to_production_when_a_person_approves(
+    services: str, project: Path, ports: dict[str, str]
+) -> None:
+    """The run above has registered a candidate: that alone starts `cslm_promote`."""
+    airflow, token = _airflow(project, ports)
+    dag = f"{airflow}/api/v2/dags/cslm_promote/dagRuns"
+    [run] = _until(lambda: _call(dag, token=token)["dag_runs"])
+    detail, question = _asked(f"{dag}/{run['dag_run_id']}", token)
+    assert question["subject"] == "Version 7 of cslm into production?"
+    assert question["body"] == "| figure | **better** |"
+    assert [call["command"] for call in _promote_calls(project)] == ["gate"], "nothing moves before the answer"
+    answer = {"chosen_options": ["Approve"], "params_input": {"reason": "sounds better"}}
+    _call(detail, answer, token, method="PATCH")
+    assert _ended(f"{dag}/{run['dag_run_id']}", token) == "success"
+    promoted = _promote_calls(project)[-1]
+    assert promoted["command"] == "promote"
+    assert (promoted["--version"], promoted["--expect-production"]) == ("7", "0")
+    assert (promoted["--by"], promoted["--reason"]) == ("admin", "sounds better")
+
+
+@pytest.mark.parametrize(
+    ("answer", "version", "state"), [("Reject", None, "success"), (None, 13, "failed")], ids=["person", "gate"]
+)
+def test_what_a_person_or_the_gate_refuses_stays_out(
+    services: str, project: Path, ports: dict[str, str], answer: str | None, version: int | None, state: str
+) -> None:
+    airflow, token = _airflow(project, ports)
+    dag = f"{airflow}/api/v2/dags/cslm_promote/dagRuns"
+    before = len(_promote_calls(project))
+    run = _call(dag, {"logical_date": None, "conf": {"version": version}}, token)["dag_run_id"]
+    if answer:
+        detail, _ = _asked(f"{dag}/{run}", token)
+        _call(detail, {"chosen_options": [answer]}, token, method="PATCH")
+    assert _ended(f"{dag}/{run}", token) == state
+    assert [call["command"] for call in _promote_calls(project)[before:]] == ["gate"]
+
+
+def test_a_rollback_needs_a_reason_and_notes_who(services: str, project: Path, ports: dict[str, str]) -> None:
+    airflow, token = _airflow(project, ports)
+    dag = f"{airflow}/api/v2/dags/cslm_rollback/dagRuns"
+    with pytest.raises(urllib.error.HTTPError, match="400"):
+        _call(dag, {"logical_date": None, "conf": {}}, token)
+    run = _call(dag, {"logical_date": None, "conf": {"reason": "it stutters"}}, token)["dag_run_id"]
+    assert _ended(f"{dag}/{run}", token) == "success"
+    call = _promote_calls(project)[-1]
+    assert (call["command"], call["--by"], call["--reason"]) == ("rollback", "admin", "it stutters")
 
 
 def test_demo_is_refused_while_airflow_runs(services: str, project: Path) -> None:
@@ -126,9 +171,60 @@ def _processes(project: Path) -> list[int]:
     return found
 
 
-def _call(url: str, body: dict[str, Any] | None = None, token: str = "", text: bool = False) -> Any:
+def _airflow(project: Path, ports: dict[str, str]) -> tuple[str, str]:
+    """Airflow's address, and a token to speak to it as its admin."""
+    address = f"http://127.0.0.1:{ports['AIRFLOW_PORT']}"
+    password = json.loads((project / "var" / "airflow" / "passwords.json").read_text())["admin"]
+    return address, _call(f"{address}/auth/token", {"username": "admin", "password": password})["access_token"]
+
+
+def _promote_calls(project: Path) -> list[dict[str, str]]:
+    """What the toy's components.promote was called with."""
+    path = project / "var" / "promote.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def _until(ask: Callable[[], Any]) -> Any:
+    """The first answer that is something."""
+    deadline = time.monotonic() + LIMIT_S
+    while not (answer := ask()):
+        assert time.monotonic() < deadline, "nothing came for too long"
+        time.sleep(1)
+    return answer
+
+
+def _asked(run: str, token: str) -> tuple[str, dict[str, Any]]:
+    """Where to answer what a run asks a person, and the question.
+
+    An answer that comes before the scheduler has seen the asking process end is lost (Airflow 3.3 takes the end
+    for the one of the process that goes on, and the task asks again): nobody reads that fast.
+    """
+    task = f"{run}/taskInstances/approve"
+    _until(lambda: _call(task, token=token)["state"] == "awaiting_input")
+    time.sleep(READING_S)
+    detail = f"{task}/-1/hitlDetails"
+    return detail, _call(detail, token=token)
+
+
+def _ended(run: str, token: str) -> str:
+    """State in which a run of a DAG ends."""
+
+    def state() -> str:
+        now = str(_call(run, token=token)["state"])
+        return now if now in ("success", "failed") else ""
+
+    return str(_until(state))
+
+
+def _call(
+    url: str,
+    body: dict[str, Any] | None = None,
+    token: str = "",
+    text: bool = False,
+    method: str | None = None,
+) -> Any:
     headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
-    request = urllib.request.Request(url, json.dumps(body).encode() if body else None, headers)
+    request = urllib.request.Request(url, json.dumps(body).encode() if body else None, headers, method=method)
     with urllib.request.urlopen(request, timeout=30) as answer:
         content = answer.read()
     return content.decode() if text else json.loads(content)

@@ -1,0 +1,84 @@
+"""DAG `cslm_promote`: a candidate becomes the production version, if the gate and a person agree.
+
+It starts by itself when `cslm_train` has registered a candidate, or by hand with the number of a version.
+
+1. **gate** compares the version with production on the same held-out test items, each figure in its direction,
+   with a tolerance and 95 % intervals (components/promote/gate.yaml), and gives it the alias `staging`. A worse
+   version ends the run here, with the reason.
+2. **approve** waits for a person, who sees the gate's table (page *Required actions*) and says why.
+3. **promote** moves the alias `production` and archives the version that was there.
+
+`make history` tells who promoted what, when, and why; `cslm_rollback` takes it back.
+"""
+
+from __future__ import annotations
+
+import logging
+from datetime import datetime, timedelta
+from typing import Any
+
+from airflow.providers.standard.operators.hitl import ApprovalOperator
+from airflow.sdk import DAG, Param, get_current_context, task
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+
+from dags import assets, defaults, promotion
+
+log = logging.getLogger("airflow.task")
+PATIENCE = timedelta(days=7)
+"""How long a candidate waits for a person; afterwards the run fails, and production stays as it is."""
+
+
+@task
+def gate() -> dict[str, Any]:
+    """Is it worse than what is in production?"""
+    params = get_current_context()["params"]
+    try:
+        facts = promotion.gate(params["model"], params["version"], log.info)
+    except promotion.PromotionRefused as error:
+        raise AirflowFailException(str(error)) from None
+    if facts["version"] == facts["production"]:
+        raise AirflowSkipException(f"version {facts['version']} is in production already")
+    return facts
+
+
+@task
+def promote(facts: dict[str, Any], approval: dict[str, Any]) -> None:
+    """The alias `production` moves; the version that was there is archived."""
+    params = get_current_context()["params"]
+    by = (approval.get("responded_by_user") or {}).get("name") or "nobody known"
+    reason = (approval.get("params_input") or {}).get("reason") or "approved in Airflow"
+    try:
+        promotion.promote(params["model"], facts, by, reason, log.info)
+    except promotion.PromotionRefused as error:
+        raise AirflowFailException(str(error)) from None
+
+
+with DAG(
+    dag_id="cslm_promote",
+    description="Gate, a person's approval, and the move to production",
+    doc_md=__doc__,
+    schedule=[assets.CANDIDATE],
+    start_date=datetime(2026, 1, 1),
+    catchup=False,
+    max_active_runs=8,  # one that waits for a person holds up no newer candidate
+    is_paused_upon_creation=False,
+    default_args=defaults.arguments("release") | {"execution_timeout": timedelta(minutes=30)},
+    tags=["cslm", "release"],
+    params={
+        "model": Param("cslm", type="string", description="Registered model"),
+        "version": Param(
+            None, type=["integer", "null"], minimum=1, description="Number of the version; empty: the candidate"
+        ),
+        "reason": Param("", type="string", description="Why it goes into production; it stays in the history"),
+    },
+) as cslm_promote:
+    compared = gate()
+    approve = ApprovalOperator(
+        task_id="approve",
+        subject="Version {{ ti.xcom_pull('gate')['version'] }} of {{ params.model }} into production?",
+        body="{{ ti.xcom_pull('gate')['report'] }}",
+        response_timeout=PATIENCE,
+        retries=0,
+    )
+    compared >> approve
+    promote(compared, approve.output)

@@ -1,0 +1,71 @@
+"""The registry's stages, as the tasks of `cslm_promote` and `cslm_rollback` move versions through them.
+
+The work is that of `components.promote`, a command like every component; here is only how it is called.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from dags import places, run
+
+
+class PromotionRefused(Exception):
+    """The command refused; its own words say why and what to do."""
+
+
+def gate(model: str, version: int | None, log: Callable[[str], None]) -> dict[str, Any]:
+    """Compare a version with production: version, production (0: none), and the report that a person reads.
+
+    Raises:
+        PromotionRefused: the version is worse, or cannot be compared.
+    """
+    with TemporaryDirectory() as folder:
+        out = Path(folder) / "gate.json"
+        chosen = [] if version is None else ["--version", str(version)]
+        _promote(["gate", "--model", model, "--out", str(out), *chosen], log)
+        facts = json.loads(out.read_text("utf-8"))
+    return {
+        "version": facts["version"],
+        "production": facts["production"] or 0,
+        "report": facts["report"],
+    }
+
+
+def promote(model: str, facts: dict[str, Any], by: str, reason: str, log: Callable[[str], None]) -> None:
+    """Put the version that was compared into production, if what it was compared with still is there.
+
+    Raises:
+        PromotionRefused: something else is in production now, or the gate refuses.
+    """
+    compared = ["--version", str(facts["version"]), "--expect-production", str(facts["production"])]
+    _promote(["promote", "--model", model, "--by", by, "--reason", reason, *compared], log)
+
+
+def roll_back(model: str, by: str, reason: str, log: Callable[[str], None]) -> None:
+    """Put the version that was in production before back there.
+
+    Raises:
+        PromotionRefused: there is none.
+    """
+    _promote(["rollback", "--model", model, "--by", by, "--reason", reason], log)
+
+
+def _promote(arguments: list[str], log: Callable[[str], None]) -> None:
+    ended = subprocess.run(
+        [run.python(), "-m", "components.promote", *arguments],
+        cwd=places.PROJECT,
+        env=places.component_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    for line in (ended.stdout + ended.stderr).splitlines():
+        log(line)
+    if ended.returncode:
+        raise PromotionRefused(ended.stderr.strip() or f"the command ended with code {ended.returncode}")

@@ -1,0 +1,144 @@
+"""To train again or not, and from what: real MLflow store, real git repository, no training."""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+
+import pytest
+import yaml
+from mlflow import MlflowClient
+
+from dags import continuation, places, retraining
+from tests.dags import toy
+
+NOW = datetime.datetime.now(datetime.UTC)
+LOCK = {
+    "schema": "2.0",
+    "stages": {
+        name: {
+            "cmd": "x",
+            "outs": [{"path": f"work/{out}", "hash": "md5", "md5": f"{out}.dir", "size": 9, "nfiles": 3}],
+        }
+        for name, out in (("finetune", "model"), ("train_tokenizer", "tokenizer"), ("train_decoder", "decoder"))
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def project(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A repository with one corpus of digest `aaa`, and an MLflow store without a version."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "params.yaml").write_text("corpora:\n  one: {path: data/in}\n")
+    digest(tmp_path, "in", "aaa")
+    toy.run(tmp_path, "git", "init", "--quiet", "--initial-branch=main")
+    (tmp_path / "mlflow.db").write_bytes(store.read_bytes())
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setattr(places, "PROJECT", tmp_path)
+    client().create_registered_model("cslm")
+    return tmp_path
+
+
+def client() -> MlflowClient:
+    return MlflowClient(places.tracking_uri())
+
+
+def digest(project: Path, corpus: str, md5: str) -> None:
+    (project / "data" / f"{corpus}.dvc").write_text(f"outs:\n- md5: {md5}\n  path: {corpus}\n")
+
+
+def in_production(**tags: str) -> None:
+    version = client().create_model_version("cslm", "file:///nowhere", tags=tags)
+    client().set_registered_model_alias("cslm", "production", version.version)
+
+
+def decide(days: float = 0) -> retraining.Decision:
+    return retraining.decide("cslm", "sample", 30, NOW + datetime.timedelta(days=days))
+
+
+def test_without_a_production_version_a_person_has_to_begin(project: Path) -> None:
+    assert decide() == retraining.Decision(
+        False, "no version of cslm is in production: train and promote a first one by hand (cslm_train)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("seen", "days", "train", "why"),
+    [
+        ("one=aaa", 1, False, "the data is that of version 1, which is 1.0 days old"),
+        ("one=aaa", 31, True, "version 1 is 31 days old, more than 30; the data is the same"),
+        ("one=bbb", 1, True, "data that version 1 has not seen: one bbb -> aaa"),
+        ("", 1, True, "one new -> aaa"),
+        ("one=aaa, two=ccc", 1, True, "two ccc -> gone"),
+    ],
+)
+def test_new_data_or_age_is_a_reason(project: Path, seen: str, days: float, train: bool, why: str) -> None:
+    in_production(data_version=seen)
+    decision = decide(days)
+    assert decision.train == train
+    assert why in decision.why
+
+
+@pytest.mark.parametrize(
+    ("candidate", "days", "train", "why"),
+    [
+        ("one=aaa", 1, False, "version 2 was trained on this data already, and waits to be promoted"),
+        ("one=ccc", 1, True, "data that version 1 has not seen"),
+        ("one=aaa", 31, True, "data that version 1 has not seen"),
+    ],
+)
+def test_what_waits_to_be_promoted_is_not_trained_again(
+    project: Path, candidate: str, days: float, train: bool, why: str
+) -> None:
+    in_production(data_version="one=bbb")
+    version = client().create_model_version("cslm", "file:///nowhere", tags={"data_version": candidate})
+    client().set_registered_model_alias("cslm", "candidate", version.version)
+    assert decide(days).train == train
+    assert why in decide(days).why
+
+
+def test_a_corpus_without_a_digest_is_no_reason(project: Path) -> None:
+    (project / "params.yaml").write_text("corpora:\n  one: {path: data/in}\n  other: {path: /elsewhere}\n")
+    in_production(data_version="one=aaa, other=of-its-lock")
+    assert not decide(1).train
+
+
+def made_by(project: Path, run: str, lock: dict[str, object]) -> None:
+    (project / "dvc.lock").write_text(yaml.safe_dump(lock))
+    toy.run(project, "git", "checkout", "--quiet", "-b", f"runs/{run}")
+    toy.run(project, "git", "add", "--all")
+    identity = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
+    toy.run(project, "git", *identity, "commit", "--quiet", "-m", "Results")
+
+
+def test_a_version_is_continued_from_by_the_digests_of_its_run(project: Path) -> None:
+    made_by(project, "first", LOCK)
+    in_production(pipeline_run="first")
+    overrides, files = continuation.of_version("cslm", "production")
+    assert overrides == {
+        "backbone.checkpoint": "models/registered/model",
+        "train_tokenizer.checkpoint": "models/registered/tokenizer",
+        "train_decoder.checkpoint": "models/registered/decoder",
+    }
+    [out] = yaml.safe_load(files["models/registered/model.dvc"])["outs"]
+    assert out == {"md5": "model.dir", "size": 9, "nfiles": 3, "hash": "md5", "path": "model"}
+    assert continuation.of_version("cslm", "1") == (overrides, files)
+
+
+def test_what_cannot_be_continued_from_is_refused_with_what_to_do(project: Path) -> None:
+    with pytest.raises(continuation.CannotContinue, match="no version 'production'"):
+        continuation.of_version("cslm", "production")
+    in_production(pipeline_run="elsewhere")
+    with pytest.raises(continuation.CannotContinue, match=r"branch runs/elsewhere is not in\s+this repository"):
+        continuation.of_version("cslm", "production")
+    made_by(project, "broken", {"stages": {}})
+    in_production(pipeline_run="broken")
+    with pytest.raises(continuation.CannotContinue, match="has no work/model"):
+        continuation.of_version("cslm", "2")
