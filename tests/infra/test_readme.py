@@ -44,6 +44,16 @@ def test_parameters_that_the_readme_names_exist() -> None:
         assert re.search(rf"\b{name}: ", params)
 
 
+def test_variables_of_the_environment_are_documented() -> None:
+    """All that a user may set; what tells a stage of its run is set by the run itself."""
+    own = {"CSLM_RUN_ID", "CSLM_GIT_COMMIT"}
+    sources = [path for name in ("dags", "components", "infra", "cslm") for path in (ROOT / name).rglob("*.py")]
+    read = {name for path in sources for name in re.findall(r"\bCSLM_[A-Z_]+\b", path.read_text("utf-8"))}
+    assert read - own == set(
+        re.findall(r"`(CSLM_[A-Z_]+)`", (ROOT / "docs" / "operators.md").read_text("utf-8"))
+    )
+
+
 def _code(path: Path) -> str:
     """All code of a document: fenced blocks and code spans."""
     text = path.read_text("utf-8")
