@@ -40,6 +40,7 @@ def draw(measured: Mapping[str, Mapping[str, Figure]], titles: Mapping[str, str]
             axes.set_yticks(range(len(names)), [titles[name] for name in names])
             axes.set_ylim(len(names) - 0.5, -0.5)
             axes.set_xlim(left=0)
+            axes.locator_params(axis="x", nbins=4)
             if not figure.startswith("first_unit"):
                 axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=None))
             axes.spines[["top", "right", "left"]].set_visible(False)
