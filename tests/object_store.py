@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import socket
 import subprocess
 import sys
@@ -165,8 +166,12 @@ def _install() -> None:
     if mark.exists() and mark.read_text() == digest:
         return
     uv = Path(sys.executable).parent / "uv"
-    subprocess.run([uv, "venv", "--quiet", "--clear", "--python", sys.executable, ENVIRONMENT], check=True)
-    subprocess.run([uv, "pip", "install", "--quiet", "--python", _bin("python"), "-r", LOCK], check=True)
+    environment = {"UV_CACHE_DIR": str(ROOT / "var" / "cache" / "uv"), **os.environ}  # not in the user's home
+    for command in (
+        ["venv", "--clear", "--python", sys.executable, ENVIRONMENT],
+        ["pip", "install", "--python", _bin("python"), "-r", LOCK],
+    ):
+        subprocess.run([uv, *command, "--quiet"], env=environment, check=True)
     mark.write_text(digest)
 
 
