@@ -304,6 +304,9 @@ class LlmJudge(Section):
 
 
 class Evaluate(Section):
+    seed: Annotated[int, Field(ge=0)] = 1
+    """Chooses items where not all are taken, and resamples for intervals. It is not that of training, so that
+    versions that were trained with different ones are measured on the same items."""
     batch_size: Count = 64
     limit: Count | None = None
     """Evaluate only so many items of each kind (for a quick look; the report says so)."""

@@ -53,7 +53,7 @@ def main() -> None:
     with Stage("evaluate") as stage:
         settings = stage.settings
         try:
-            splits = {split: _read(split, settings) for split in SPLITS}
+            splits = {split: read_split(split, settings) for split in SPLITS}
         except FileNotFoundError as error:
             raise StageFailed(f"{error}; run the stages before this one (dvc repro evaluate)") from error
         if not splits["test"].utterances and not splits["test"].dialogues:
@@ -110,7 +110,7 @@ def _marks(evaluator: Evaluator, answers: list[Answer], settings: Settings) -> d
         return {}
     try:
         progress = functools.partial(evaluator.progress, "marks")
-        return judge_answers(answers, judge, settings.seed, progress)
+        return judge_answers(answers, judge, settings.evaluate.seed, progress)
     except JudgeFailed as reason:
         print(f"note: answers are not marked: {reason}", flush=True)
         return {}
@@ -128,7 +128,7 @@ def evaluate(
     evaluator: Evaluator, items: HeldOut, settings: Settings, layer: int
 ) -> tuple[dict[str, Any], SplitResults]:
     """All figures of one split, and what the model said."""
-    seed = settings.seed
+    seed = settings.evaluate.seed
     pace = evaluator.units_per_token(items.utterances)
     transcripts = evaluator.transcribe(items.utterances)
     answers = evaluator.converse(items.spoken, pace)
@@ -174,12 +174,12 @@ def _similarities(evaluator: Evaluator, items: HeldOut) -> list[dict[str, Simila
 
 def _later_turn(evaluator: Evaluator, answers: list[Answer], settings: Settings, pace: float) -> dict[str, Any]:
     """Exact answers to questions of all pairs of languages that are the second of a talk."""
-    chosen = spread(answers, settings.evaluate.later_questions, settings.seed)
+    chosen = spread(answers, settings.evaluate.later_questions, settings.evaluate.seed)
     return summary.later_turn(evaluator.converse_later(chosen, pace)) if len(chosen) > 1 else {}
 
 
 def _latency(evaluator: Evaluator, items: HeldOut, settings: Settings, pace: float) -> dict[str, object]:
-    questions = spread(items.spoken, settings.evaluate.latency_questions, settings.seed)
+    questions = spread(items.spoken, settings.evaluate.latency_questions, settings.evaluate.seed)
     if not questions:
         return {}
     room = evaluator.dialogue_room(questions, pace)
@@ -191,13 +191,13 @@ def _latency(evaluator: Evaluator, items: HeldOut, settings: Settings, pace: flo
     ).metrics()
 
 
-def _read(split: str, settings: Settings) -> HeldOut:
+def read_split(split: str, settings: Settings) -> HeldOut:
     """The items of a split, each kind and language (pair) cut to `evaluate.limit`."""
     items = read_held_out(ALIGNED, ACCEPTED, split, settings.languages)
     silent = sum(bool(d.question_speech) and not d.question_units for d in items.dialogues)
     if silent:
         print(f"note: {split}: {silent} questions are not asked, as their speech is not there", flush=True)
-    limit, seed = settings.evaluate.limit, settings.seed
+    limit, seed = settings.evaluate.limit, settings.evaluate.seed
     utterances = grouped(items.utterances, lambda item: item.language)
     dialogues = grouped(items.dialogues, lambda item: (*item.pair, bool(item.question_units)))
     translations = grouped(items.translations, lambda item: (item.source_language, item.target_language))

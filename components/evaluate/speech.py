@@ -64,7 +64,7 @@ def evaluate_speech(
     settings: Settings,
 ) -> tuple[dict[str, Any], SpeechResults]:
     """Figures of the speech of one split, and the sounds they are of."""
-    seed = settings.seed
+    seed = settings.evaluate.seed
     texts = _of_each_language(items.utterances, settings.evaluate.read_texts, seed)
     judged = _of_each_language(texts, settings.evaluate.judged_recordings, seed)
     spoken = [

@@ -16,7 +16,7 @@ import pytest
 import torch
 import yaml
 
-from components.evaluate.__main__ import main
+from components.evaluate.__main__ import main, read_split
 from components.evaluate.figures import headlines
 from components.evaluate.report import SplitResults, confusion, intents, label, percent, write_report
 from components.evaluate.speech import SpeechResults
@@ -149,6 +149,9 @@ def test_the_stage_measures_everything(project: Path, capsys: pytest.CaptureFixt
         metrics["tts"]["en"].keys() == {"wer", "ci95", "reference_wer", "reference_ci95", "n"} | second | label
     )
     assert len(metrics["test_set"]) == 64
+    settings = Settings.model_validate(PARAMS | {"seed": 7})
+    chosen = [read_split("test", each) for each in (settings, Settings.model_validate(PARAMS))]
+    assert chosen[0] == chosen[1], "another seed of training is measured on the same items"
     assert metrics["resynthesis"]["zh"].keys() == {"cer", "ci95", "reference_cer", "reference_ci95", "n"}
     for kind in ("reference", "resynthesis", "tts"):
         assert 1 <= metrics["dnsmos"][kind]["en"]["mean"] <= 5
