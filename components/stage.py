@@ -87,7 +87,8 @@ class Stage:
 
     def __enter__(self) -> Stage:
         logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stderr)
-        logging.getLogger("alembic").setLevel(logging.WARNING)
+        for chatty in ("alembic", "mlflow.system_metrics"):
+            logging.getLogger(chatty).setLevel(logging.WARNING)
         home().mkdir(parents=True, exist_ok=True)
         mlflow.set_tracking_uri(tracking_uri())
         try:
