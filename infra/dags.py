@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Any
 
 from dags import places
 from infra import airflow_local
@@ -27,7 +28,7 @@ def main() -> int:
     return 1 if bag.import_errors else 0
 
 
-def schedule(dag: object) -> str:
+def schedule(dag: Any) -> str:
     """When a DAG starts by itself, in words."""
     timetable = dag.timetable
     condition = getattr(timetable, "asset_condition", None)

@@ -95,7 +95,7 @@ def table(checks: Sequence[Check]) -> Iterator[str]:
     yield "| test figure | candidate | production | change (95 %) | |"
     yield "|---|---|---|---|---|"
     for check in checks:
-        change = f"{check.change[0]:+.4g} to {check.change[1]:+.4g}" if check.change else ""
+        change = f"{check.change[0] + 0.0:+.4g} to {check.change[1] + 0.0:+.4g}" if check.change else ""
         cells = [_number(check.candidate), _number(check.production), change, check.verdict]
         yield f"| {check.name} | {' | '.join(cells)} |"
     yield ""

@@ -92,8 +92,8 @@ class Registry:
                 return dict(json.loads(path.read_text("utf-8")))
             except (mlflow.MlflowException, OSError) as error:
                 raise RegistryFailed(
-                    f"{self.model} version {version.version} has no {EVALUATION} among its artifacts: it was "
-                    "registered by an older release of this project; train it again (make demo)"
+                    f"{EVALUATION} of {self.model} version {version.version} cannot be read ({error}). If its "
+                    "files are there, an older release registered it without: train it again (make demo)"
                 ) from error
 
     def stage(self, version: ModelVersion, by: str, reason: str) -> None:

@@ -50,7 +50,7 @@ def test_a_failure_reaches_the_webhook(
     assert (facts["dag"], facts["task"], facts["error"]) == ("cslm_train", "finetune", "no space left")
 
 
-@pytest.mark.parametrize("url", ["", "http://127.0.0.1:9/hook?token=secret", "no address"])
+@pytest.mark.parametrize("url", ["", "http://127.0.0.1:9/secret/hook?token=secret", "no secret address"])
 def test_without_a_webhook_it_is_in_the_log(
     url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

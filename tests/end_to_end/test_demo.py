@@ -88,6 +88,7 @@ def first(clone: Path) -> tuple[str, float]:
 def test_the_whole_graph_runs_in_minutes(first: tuple[str, float]) -> None:
     output, seconds = first
     assert f"/{STAGES}]" in output and "evaluate" in output
+    assert "\nregistered: version 1 (new, candidate)\n" in output
     assert seconds < LIMIT_S
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow import MlflowClient
 
 from tests.dags import toy
 
@@ -126,6 +127,30 @@ def test_a_rollback_needs_a_reason_and_notes_who(services: str, project: Path, p
     assert _ended(f"{dag}/{run}", token) == "success"
     call = _promote_calls(project)[-1]
     assert (call["command"], call["--by"], call["--reason"]) == ("rollback", "admin", "it stutters")
+
+
+def test_new_data_starts_a_training_from_the_production_version(
+    services: str, project: Path, ports: dict[str, str]
+) -> None:
+    """The toy's runs make no weights to go on from, so the run that is started ends there, and says so."""
+    registry = MlflowClient(f"sqlite:///{project}/var/mlflow.db")
+    registry.create_registered_model("cslm")
+    tags = {"data_version": "one=another-digest", "pipeline_run": "triggered"}
+    version = registry.create_model_version("cslm", (project / "var").as_uri(), tags=tags)
+    registry.set_registered_model_alias("cslm", "production", version.version)
+    airflow, token = _airflow(project, ports)
+    [asset] = _call(f"{airflow}/api/v2/assets?name_pattern=cslm-corpus", token=token)["assets"]
+    _call(f"{airflow}/api/v2/assets/events", {"asset_id": asset["id"]}, token)
+    runs = f"{airflow}/api/v2/dags/cslm_train/dagRuns"
+    started = _until(
+        lambda: [run for run in _call(runs, token=token)["dag_runs"] if run["conf"].get("base") == "production"]
+    )
+    conf = started[0]["conf"]
+    assert conf["overrides"]["seed"] > 20260000, "another seed every night"
+    assert "data that version 1 has not seen: one another-" in conf["why"]
+    assert _ended(f"{runs}/{started[0]['dag_run_id']}", token) == "failed"
+    log = f"{runs}/{started[0]['dag_run_id']}/taskInstances/prepare/logs/1"
+    assert "dvc.lock of runs/triggered has no work/model" in json.dumps(_call(log, token=token))
 
 
 def test_demo_is_refused_while_airflow_runs(services: str, project: Path) -> None:
