@@ -19,6 +19,8 @@ from pathlib import Path
 from dags import places
 
 AIRFLOW = [sys.executable, "-m", "airflow"]
+DATABASE_S = 30
+"""How long a process waits while another one writes into SQLite: its own 5 s are short on a busy machine."""
 
 
 def port(name: str, default: int) -> int:
@@ -45,12 +47,11 @@ def environment() -> dict[str, str]:
             "default_pool_task_slot_count": cores,
             "default_task_retries": 2,
             "dagbag_import_timeout": 120,
-            "execution_api_server_url": f"{url}/execution/",
             "simple_auth_manager_users": "admin:admin",
             "simple_auth_manager_passwords_file": home / "passwords.json",
             "fernet_key": keys["fernet"],
         },
-        "database": {"sql_alchemy_conn": f"sqlite:///{home / 'airflow.db'}"},
+        "database": {"sql_alchemy_conn": f"sqlite:///{home / 'airflow.db'}?timeout={DATABASE_S}"},
         "api": {
             "host": "127.0.0.1",
             "port": url.rpartition(":")[2],

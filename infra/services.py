@@ -27,7 +27,10 @@ from infra import airflow_local
 START_S = 240
 STOP_S = 15
 AIRFLOW_SERVICES = {
-    "airflow-api-server": ["api-server", "--workers", "1"],
+    "airflow-api-server": ["api-server", "--workers", "1", "--apps", "core"],
+    # What tasks report to, apart from what people ask: Airflow 3.3 writes its audit log in the event loop, and
+    # on SQLite that waits for the very request of a task that waits for the loop, until one of them fails.
+    "airflow-execution-api": ["api-server", "--workers", "1", "--apps", "execution"],
     "airflow-scheduler": ["scheduler", "--skip-serve-logs"],
     "airflow-dag-processor": ["dag-processor"],
     "airflow-triggerer": ["triggerer", "--skip-serve-logs"],
@@ -66,7 +69,9 @@ def _start_all(ports: dict[str, int]) -> int:
     passwords.touch(mode=0o600)
     passwords.chmod(0o600)
     airflow, mlflow = (f"http://127.0.0.1:{number}" for number in ports.values())
-    environment = airflow_local.environment()
+    tasks_port = _free_port()
+    execution = f"http://127.0.0.1:{tasks_port}/execution/"
+    environment = airflow_local.environment() | {"AIRFLOW__CORE__EXECUTION_API_SERVER_URL": execution}
     store = places.home() / "mlflow.db"
     _start(
         "mlflow",
@@ -87,20 +92,20 @@ def _start_all(ports: dict[str, int]) -> int:
         environment,
     )
     for name, arguments in AIRFLOW_SERVICES.items():
-        _start(name, [*airflow_local.AIRFLOW, *arguments], environment)
+        port = ["--port", str(tasks_port)] if name == "airflow-execution-api" else []
+        _start(name, [*airflow_local.AIRFLOW, *arguments, *port], environment)
     print("waiting until Airflow and MLflow answer ...", flush=True)
     waiting: dict[str, Callable[[], bool]] = {
         "mlflow": lambda: _get(f"{mlflow}/health") is not None,
-        "airflow": lambda: _airflow_healthy(airflow),
+        "airflow-api-server": lambda: _airflow_healthy(airflow),
+        "airflow-execution-api": lambda: _get(f"{execution}health/ping") is not None,
     }
     deadline = time.monotonic() + START_S
     while waiting:
         if dead := sorted(_services() - alive()):
             return _give_up(dead[0], "has ended")
         if time.monotonic() > deadline:
-            return _give_up(
-                "mlflow" if "mlflow" in waiting else "airflow-api-server", f"no answer in {START_S} s"
-            )
+            return _give_up(next(iter(waiting)), f"no answer in {START_S} s")
         waiting = {name: ready for name, ready in waiting.items() if not ready()}
         time.sleep(1)
     password = json.loads(passwords.read_text("utf-8"))["admin"]
@@ -203,6 +208,12 @@ def _taken(port: int) -> bool:
         except OSError:
             return True
     return False
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def _began(pid: int) -> str | None:
