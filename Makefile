@@ -7,14 +7,14 @@ $(error a path with blanks cannot be used: this checkout is "$(CURDIR)", CSLM_HO
 endif
 export PYTHONPATH := $(CURDIR)
 export CSLM_HOME := $(abspath $(or $(CSLM_HOME),var))
-export AIRFLOW_PORT MLFLOW_PORT PROFILE SET FORCE REF RUN BASE CSLM_DVC_REMOTE
+export AIRFLOW_PORT MLFLOW_PORT PROFILE SET FORCE REF RUN BASE CSLM_DVC_REMOTE CSLM_RUNNER
 # Libraries keep their caches here, not in the home folder.
 export XDG_CACHE_HOME := $(CSLM_HOME)/cache
 export XDG_CONFIG_HOME := $(CSLM_HOME)/config
 PYTEST := -m pytest -q --durations=5
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo from-scratch ablations chat dags history up down test test-orchestrator test-components lint clean
+.PHONY: help setup demo from-scratch ablations chat dags history images up down test test-orchestrator test-components lint clean
 
 help:  ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | awk -F'\t' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -39,6 +39,9 @@ history: setup  ## Who put which version into production, when and why (ON=2026-
 
 dags: setup  ## The DAGs, when they start, and whether they can be imported
 	@$(ORCHESTRATOR) -m infra.dags
+
+images: setup  ## Container images of the components, by podman or docker (ONLY='validate tokenize', FROM=python:3.11-slim)
+	@$(ORCHESTRATOR) -m infra.build_images $(ONLY) $(if $(FROM),--from $(FROM))
 
 up: setup  ## Airflow and MLflow in the background (AIRFLOW_PORT=8080, MLFLOW_PORT=5000)
 	@$(ORCHESTRATOR) -m infra.services up

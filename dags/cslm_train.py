@@ -1,7 +1,7 @@
 """DAG `cslm_train`: from a speech corpus to a registered, evaluated model.
 
 One task per stage of dvc.yaml, in DVC's order, between `prepare` and `register`, `record`. A `foreach` stage is
-mapped over its items. Each stage task asks for as many slots of the pool as the stage has cores.
+mapped over its items. CSLM_RUNNER says where stages work (dags/runners).
 
     make demo                                    in one process
     make up, then trigger it on Airflow's page   with profile, overrides, ref, force
@@ -10,16 +10,13 @@ mapped over its items. Each stage task asks for as many slots of the pool as the
 from __future__ import annotations
 
 import logging
-import os
 from datetime import datetime
 from typing import Any
 
 from airflow.sdk import DAG, Param, get_current_context, task
-from airflow.sdk.exceptions import AirflowFailException
 
-from dags import assets, defaults, graph, parameters, places, preparation, run, snapshot, tracking
+from dags import assets, defaults, failures, graph, parameters, places, preparation, run, runners
 
-CORES = os.cpu_count() or 1
 STAGES = graph.read_graph(places.PROJECT / "dvc.yaml")
 
 log = logging.getLogger("airflow.task")
@@ -31,7 +28,7 @@ def prepare() -> dict[str, Any]:
     context = get_current_context()
     params, dag_run = context["params"], context["dag_run"]
     name = params["name"] or preparation.name_of(dag_run.run_id, dag_run.run_after)
-    with _readable_failure():
+    with failures.readable():
         return preparation.prepare(
             name,
             params["profile"],
@@ -53,44 +50,15 @@ def items(facts: dict[str, Any], stage: str) -> list[str]:
 @task(outlets=[assets.CANDIDATE])
 def register(facts: dict[str, Any]) -> None:
     """One version per distinct result, with alias `candidate`."""
-    with _readable_failure():
+    with failures.readable():
         run.register(facts, log.info)
 
 
 @task
 def record(facts: dict[str, Any]) -> str:
     """dvc.lock and metrics on branch runs/NAME; the MLflow run is closed."""
-    with _readable_failure():
+    with failures.readable():
         return run.record(facts, log.info)
-
-
-def stage_task(stage: graph.Stage) -> Any:
-    """A task that brings the stage, or one of its items, to its end."""
-
-    @task(
-        task_id=stage.name,
-        doc_md=f"{stage.description}\n\nWhere it may run: `{stage.meta}`",
-        map_index_template="{{ item }}" if stage.foreach is not None else None,
-        pool_slots=min(int(stage.meta.get("cpus", 1)), CORES),
-    )
-    def stage_of_graph(facts: dict[str, Any], item: str | None = None) -> str:
-        if item is not None:
-            get_current_context()["item"] = item  # type: ignore[typeddict-unknown-key]
-        with _readable_failure():
-            return run.run_stage(facts, stage, item, log.info)
-
-    return stage_of_graph
-
-
-class _readable_failure:
-    """A failure that is explained already ends the task without a retry or a traceback through our code."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, run.RunFailed | snapshot.SnapshotFailed | tracking.TrackingFailed):
-            raise AirflowFailException(str(error)) from None
 
 
 with DAG(
@@ -135,12 +103,10 @@ with DAG(
     facts = prepare()
     tasks: dict[str, Any] = {}
     for stage in STAGES.values():
-        new = stage_task(stage)
-        if stage.foreach is None:
-            tasks[stage.name] = new(facts)
-        else:
+        listed = None
+        if stage.foreach is not None:
             listed = items.override(task_id=f"{stage.name}_items")(facts, stage.name)
-            tasks[stage.name] = new.partial(facts=facts).expand(item=listed)
+        tasks[stage.name] = runners.task_of(stage, facts, listed)
         for before in stage.upstream:
             tasks[before] >> tasks[stage.name]
     registered = register(facts)

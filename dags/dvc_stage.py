@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 EMBEDDED = "embedded"
 REMOTE = "CSLM_DVC_REMOTE"
 PR_SET_PDEATHSIG = 1
+FIRST = 1
+"""Process id in a container, which has no parent to die with."""
 GRACE_S = 5.0
 MISSING = 3
 
@@ -155,7 +157,8 @@ def _pull_input(repo: Repo, stage: Stage) -> None:
 
 def die_with_parent() -> None:
     """End the whole process group, the stage's command included, when the Airflow task ends in any way."""
-    os.setpgid(0, 0)
+    if os.getpid() != FIRST:  # which leads its group already
+        os.setpgid(0, 0)
     signal.signal(signal.SIGTERM, _end_group)
     if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
@@ -168,6 +171,7 @@ def _end_group(*_: object) -> None:
     os.killpg(0, signal.SIGTERM)
     time.sleep(GRACE_S if _others_in_group() else 0)
     os.killpg(0, signal.SIGKILL)
+    os._exit(128 + signal.SIGTERM)  # the first process of a container outlives its own SIGKILL
 
 
 def _others_in_group() -> bool:

@@ -20,6 +20,8 @@ from dags import events, graph, places, snapshot, tracking
 
 Facts = dict[str, Any]
 Log = Callable[[str], None]
+Launch = Callable[[list[str], Path, dict[str, str], Log], int]
+"""Runs dvc_stage.py somewhere: its arguments, folder, environment, who gets each line -> exit code."""
 
 TAIL_LINES = 12
 REGISTER = "register"
@@ -30,7 +32,13 @@ class RunFailed(Exception):
     """A run cannot go on; the message names the stage, the cause, and where to read more."""
 
 
-def run_stage(facts: Facts, stage: graph.Stage, item: str | None, log: Log) -> str:
+def launch(arguments: list[str], workspace: Path, environment: dict[str, str], line: Log) -> int:
+    """Run dvc_stage.py as a child of this process."""
+    program = Path(__file__).with_name("dvc_stage.py")
+    return _execute([sys.executable, str(program), *arguments], workspace, environment, line)
+
+
+def run_stage(facts: Facts, stage: graph.Stage, item: str | None, log: Log, launch: Launch = launch) -> str:
     """Bring one stage to its end in a workspace of its own; `cached` or `ran`.
 
     Raises:
@@ -41,7 +49,7 @@ def run_stage(facts: Facts, stage: graph.Stage, item: str | None, log: Log) -> s
     options = ["--stage", address, *(["--force"] if force else [])]
     with _told(facts, address) as ended:
         workspace = _workspace(facts, address)
-        state, notes = _dvc(facts, workspace, address, options, log)
+        state, notes = _dvc(facts, workspace, address, options, log, launch)
         for path in stage.metrics:
             file = workspace / graph.INTERPOLATION.sub(item or "", path)
             tracking.log_stage(facts["mlflow_run"], file, state)
@@ -58,11 +66,15 @@ def register(facts: Facts, log: Log) -> None:
     run, folder = facts["run"], places.results(facts["run"])
     with _told(facts, REGISTER) as ended:
         workspace = _workspace(facts, REGISTER)
-        _dvc(facts, workspace, REGISTER, ["--restore-all"], log)
+        _dvc(facts, workspace, REGISTER, ["--restore-all"], log, launch)
         for name in ("dvc.lock", "metrics", "report"):
             _copy(workspace / name, folder / name)
         _copy(workspace / "metrics", places.PROJECT / "metrics")
-        lines = _stream([python(), "-m", "components.register"], workspace, facts, REGISTER, log)
+        command = [python(), "-m", "components.register"]
+        environment = places.stage_environment(facts)
+        lines = _stream(
+            lambda line: _execute(command, workspace, environment, line), facts, REGISTER, log, workspace
+        )
         version = next((line for line in reversed(lines) if line.strip()), "")
         ended("ran", version)
     log(f"run {run}: {version}")
@@ -147,61 +159,44 @@ def write_dvc_config(checkout: Path, no_scm: bool = False) -> None:
     (checkout / ".dvc" / "config.local").write_text("\n".join(lines) + "\n", "utf-8")
 
 
-def _dvc(facts: Facts, workspace: Path, address: str, options: list[str], log: Log) -> tuple[str, list[str]]:
+def _dvc(
+    facts: Facts, workspace: Path, address: str, options: list[str], log: Log, launch: Launch
+) -> tuple[str, list[str]]:
     """`cached` or `ran`, and what the stage wants to be known of it."""
-    program = Path(__file__).with_name("dvc_stage.py")
     result = workspace / ".dvc" / "tmp" / "result.json"
     result.parent.mkdir(parents=True, exist_ok=True)
     pull = ["--pull"] if os.environ.get("CSLM_DVC_REMOTE") else []
-    command = [
-        sys.executable,
-        str(program),
-        "--workspace",
-        str(workspace),
-        "--result",
-        str(result),
-        *options,
-        *pull,
-    ]
-    lines = _stream(command, workspace, facts, address, log)
+    arguments = ["--workspace", str(workspace), "--result", str(result), *options, *pull]
+    environment = places.stage_environment(facts)
+    lines = _stream(
+        lambda line: launch(arguments, workspace, environment, line), facts, address, log, workspace
+    )
     notes = [line.removeprefix(events.NOTE) for line in lines if line.startswith(events.NOTE)]
     return str(json.loads(result.read_text("utf-8"))["state"]), notes
 
 
-def _stream(command: list[str], workspace: Path, facts: Facts, address: str, log: Log) -> list[str]:
-    """Run a command, pass on each line as it comes, and return them.
+def _stream(work: Callable[[Log], int], facts: Facts, address: str, log: Log, workspace: Path) -> list[str]:
+    """Do some work, pass on each line that it tells as it comes, and return them.
 
     Raises:
-        RunFailed: exit code is not zero.
+        RunFailed: its exit code is not zero.
     """
     path = places.stage_log(facts["run"], address)
     path.parent.mkdir(parents=True, exist_ok=True)
     lines: list[str] = []
-    try:
-        process = subprocess.Popen(
-            command,
-            cwd=workspace,
-            env=places.stage_environment(facts),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-        )
-    except FileNotFoundError as error:
-        raise RunFailed(f"{address}: {error.filename} is not there: run `make setup`") from error
-    assert process.stdout is not None
     with path.open("a", encoding="utf-8") as file:
-        for line in process.stdout:
-            line = line.rstrip("\n")
-            file.write(line + "\n")
+
+        def line(text: str) -> None:
+            file.write(text + "\n")
             file.flush()
-            if line.startswith(events.PROGRESS):
-                text = line.removeprefix(events.PROGRESS)
-                events.emit(places.results(facts["run"]), address, "progress", text=text)
-            elif line.strip():
-                lines.append(line)
-            log(line)
-    code = process.wait()
+            if text.startswith(events.PROGRESS):
+                progress = text.removeprefix(events.PROGRESS)
+                events.emit(places.results(facts["run"]), address, "progress", text=progress)
+            elif text.strip():
+                lines.append(text)
+            log(text)
+
+        code = work(line)
     if code:
         cause = "\n".join(f"    {line}" for line in _cause(lines)) or "    it printed nothing"
         raise RunFailed(
@@ -209,6 +204,30 @@ def _stream(command: list[str], workspace: Path, facts: Facts, address: str, log
             f"  cause:\n{cause}\n  log: {path}\n  its files: {workspace}"
         )
     return lines
+
+
+def _execute(command: list[str], folder: Path, environment: dict[str, str], line: Log) -> int:
+    """Run a command, and give each line that it prints to a function; its exit code (-9: killed by signal 9).
+
+    Raises:
+        RunFailed: there is no such program.
+    """
+    try:
+        process = subprocess.Popen(
+            command,
+            cwd=folder,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        )
+    except FileNotFoundError as error:
+        raise RunFailed(f"{error.filename} is not there: run `make setup`") from error
+    assert process.stdout is not None
+    for text in process.stdout:
+        line(text.rstrip("\n"))
+    return process.wait()
 
 
 def _cause(lines: list[str]) -> list[str]:

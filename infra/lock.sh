@@ -1,18 +1,35 @@
 #!/usr/bin/env bash
-# Write requirements/*.txt: every package, direct or not, that is now installed in the two environments.
+# Write requirements/*.txt: every package, direct or not, with the hashes of its files.
 #
 # Run:  infra/lock.sh      after `uv pip install` of something new and a green `make test`
 #
-# There are no hashes: torch's CPU build differs from the file of the same version that other machines get.
+# The two environments of `make setup` are locked as they are installed now; data and dvc, parts of them that the images
+# need, get the same versions. torch has no hash: its CPU build differs from the file of the same version that other machines get.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+uv=.venv/orchestrator/bin/uv
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
 
-for name in orchestrator components; do
-  environment=.venv/$name
+# write NAME [ARGUMENT ...]: requirements/NAME.txt by `uv pip compile ARGUMENT ...`
+write() {
+  local name=$1
+  shift
   {
     echo "# Locked by infra/lock.sh from requirements/$name.in; do not edit."
-    VIRTUAL_ENV=$environment .venv/orchestrator/bin/uv pip freeze --quiet |
-      sed -E 's/^torch==([0-9.]+)\+.*/torch==\1/' | grep -vE '^((pip|uv)==|-e)'
-  } >"requirements/$name.txt.new"
-  mv "requirements/$name.txt.new" "requirements/$name.txt"
+    [[ ! -s $work/torch ]] || cat "$work/torch"
+    "$uv" pip compile --quiet --generate-hashes --no-header --no-annotate --python-version 3.11 "$@"
+  } >"$work/$name.txt"
+  mv "$work/$name.txt" "requirements/$name.txt"
+}
+
+for name in orchestrator components; do
+  VIRTUAL_ENV=.venv/$name "$uv" pip freeze --quiet | grep -vE '^((pip|uv)==|-e)' |
+    sed -E 's/^torch==([0-9.]+)\+.*/torch==\1/' >"$work/$name.pins"
+  grep '^torch==' "$work/$name.pins" >"$work/torch" || true
+  grep -v '^torch==' "$work/$name.pins" >"$work/$name.in"
+  write "$name" --no-deps "$work/$name.in"
 done
+rm "$work/torch"
+write data --constraint "$work/components.pins" requirements/data.in
+write dvc --constraint "$work/orchestrator.pins" requirements/dvc.in

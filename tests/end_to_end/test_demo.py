@@ -6,11 +6,9 @@ import base64
 import io
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
-import time
 from pathlib import Path
 
 import mlflow
@@ -18,71 +16,15 @@ import pytest
 import soundfile
 
 from cslm.shards import read_rows
+from tests.end_to_end.checkout import ROOT, demo
 
-ROOT = Path(__file__).parents[2]
-ORCHESTRATOR = ROOT / ".venv" / "orchestrator" / "bin" / "python"
 STAGES = 14
 LIMIT_S = 600
 """243 s were measured on an idle machine (the wish is 300); twice that is a fault, not a busy neighbor."""
 CACHED_LIMIT_S = 180
 """31 s were measured on an idle machine, and 74 before; the wish is 90."""
 
-CALLERS = ("AIRFLOW", "CSLM", "DVC", "MLFLOW")
-"""Beginnings of the names of what tells a run of the caller where its state lies."""
-
 pytestmark = pytest.mark.timeout(900)
-
-
-@pytest.fixture(scope="module")
-def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clone of the checkout as it is, with the checkout's environments."""
-    if not ORCHESTRATOR.exists():
-        pytest.skip("no .venv/orchestrator here: run `make setup`")
-    folder = tmp_path_factory.mktemp("end_to_end") / "clone"
-    files = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        capture_output=True,
-        check=True,
-    ).stdout.decode()
-    for name in filter(None, files.split("\0")):
-        source, target = ROOT / name, folder / name
-        if source.exists():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(source, target)
-    for command in (["init", "--quiet"], ["add", "--all"]):
-        subprocess.run(["git", *command], cwd=folder, check=True)
-    identity = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
-    subprocess.run(["git", *identity, "commit", "--quiet", "-m", "A clone"], cwd=folder, check=True)
-    (folder / ".venv").symlink_to(ROOT / ".venv")
-    return folder
-
-
-def demo(clone: Path, **environment: str) -> tuple[str, float]:
-    """Output and seconds of a run of the test profile."""
-    started = time.monotonic()
-    result = subprocess.run(
-        [ORCHESTRATOR, "-m", "infra.demo"],
-        cwd=clone,
-        env={
-            **{name: value for name, value in os.environ.items() if not name.startswith(CALLERS)},
-            "PYTHONPATH": str(clone),
-            "CSLM_HOME": str(clone / "var"),
-            "PROFILE": "test",
-            **environment,
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
-    return result.stdout, time.monotonic() - started
-
-
-@pytest.fixture(scope="module")
-def first(clone: Path) -> tuple[str, float]:
-    """The first run: nothing is cached."""
-    return demo(clone, RUN="first")
 
 
 def test_the_whole_graph_runs_in_minutes(first: tuple[str, float]) -> None:

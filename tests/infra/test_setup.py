@@ -27,18 +27,35 @@ def test_missing_system_packages_are_named_with_the_command(tmp_path: Path) -> N
     assert "apt-get install -y git make g++ python3 python3-venv python3-dev" in result.stderr
 
 
-@pytest.mark.parametrize("name", ["orchestrator", "components"])
-def test_lock_pins_every_wish_exactly(name: str) -> None:
-    def packages(path: Path) -> dict[str, str]:
-        lines = [line.split("#")[0].strip() for line in path.read_text().splitlines()]
-        matches = [re.fullmatch(r"([A-Za-z0-9_.-]+)(\[[^]]*\])?(.*)", line) for line in lines if line]
-        return {re.sub(r"[-_.]+", "-", m.group(1)).lower(): m.group(3) for m in matches if m}
-
-    lock = packages(CHECKOUT / "requirements" / f"{name}.txt")
-    wishes = packages(CHECKOUT / "requirements" / f"{name}.in")
-    assert set(wishes) - set(lock) == set()
-    assert all(version.startswith("==") for version in lock.values())
+@pytest.mark.parametrize("name", ["orchestrator", "components", "data", "dvc"])
+def test_lock_pins_every_wish_exactly_and_by_hash(name: str) -> None:
+    lock = _locked(name)
+    wishes = (CHECKOUT / "requirements" / f"{name}.in").read_text()
+    named = {_normal(match) for match in re.findall(r"^([A-Za-z0-9_.-]+)", wishes, re.MULTILINE)}
+    assert named - set(lock) == set()
     assert not any(re.search(r"nvidia|triton|torchaudio", package) for package in lock)
+    assert [package for package, (_, hashes) in lock.items() if not hashes] == (
+        ["torch"] if name == "components" else []
+    )
+
+
+@pytest.mark.parametrize(("part", "whole"), [("data", "components"), ("dvc", "orchestrator")])
+def test_an_image_gets_the_versions_of_the_whole_environment(part: str, whole: str) -> None:
+    versions = {package: version for package, (version, _) in _locked(whole).items()}
+    assert {package: version for package, (version, _) in _locked(part).items()}.items() <= versions.items()
+
+
+def _locked(name: str) -> dict[str, tuple[str, int]]:
+    """Package -> its version and how many hashes it has."""
+    text = (CHECKOUT / "requirements" / f"{name}.txt").read_text()
+    blocks = re.findall(
+        r"^([A-Za-z0-9_.-]+)==(\S+)((?: \\\n +--hash=sha256:[0-9a-f]{64})*)$", text, re.MULTILINE
+    )
+    return {_normal(package): (version, hashes.count("--hash")) for package, version, hashes in blocks}
+
+
+def _normal(package: str) -> str:
+    return re.sub(r"[-_.]+", "-", package).lower()
 
 
 def test_make_alone_lists_the_targets() -> None:

@@ -1,0 +1,45 @@
+"""Names of the components' images. A name changes when what lies in the image must change.
+
+An image is an environment; its tag is made of the files that define it: the locks of requirements/, the
+Dockerfiles, and the program that brings a stage to its end. So a run never meets an image of another lock.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+from dags import places
+
+STAGE_COMMAND = ("/opt/dvc/bin/python", "/opt/cslm/dags/dvc_stage.py")
+"""What brings a stage to its end inside an image (dags/dvc_stage.py)."""
+
+ENVIRONMENT = (
+    "infra/images/environment.Dockerfile",
+    "requirements/components.txt",
+    "requirements/data.txt",
+    "requirements/dvc.txt",
+)
+"""What defines the environments, torch's and the one without it."""
+
+
+def name(component: str) -> str:
+    """Image of a component; CSLM_REGISTRY (registry.example.org/team) goes before it.
+
+    Raises:
+        ValueError: the component has no Dockerfile.
+    """
+    dockerfile = places.PROJECT / "components" / component / "Dockerfile"
+    if not dockerfile.exists():
+        raise ValueError(f"there is no image {component!r}: {dockerfile} is not there")
+    return tagged(f"cslm-{component}", [dockerfile, places.PROJECT / "dags" / "dvc_stage.py"])
+
+
+def tagged(image: str, files: list[Path]) -> str:
+    """An image's name and tag, made of the environment's files and these."""
+    digest = hashlib.sha256()
+    for path in sorted([*(places.PROJECT / name for name in ENVIRONMENT), *files]):
+        digest.update(f"{path.relative_to(places.PROJECT)}\0".encode() + path.read_bytes())
+    registry = os.environ.get("CSLM_REGISTRY") or "localhost"
+    return f"{registry}/{image}:{digest.hexdigest()[:12]}"

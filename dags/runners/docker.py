@@ -1,0 +1,203 @@
+"""Stages in containers, through Airflow's DockerOperator: by dockerd, or by `podman system service`.
+
+The image is the environment (make images); the code is the run's own, out of its workspace. A container sees
+CSLM_HOME, the embedded store and the folders of CSLM_MOUNTS, each where it lies on the machine, and may write
+only to the first; it has the network only if MLflow or the store of the stages' outputs is on one. It works as
+the user that runs Airflow, so that its files belong to that user. The engine is DOCKER_HOST's.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from contextlib import suppress
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.docker.exceptions import DockerContainerFailedException
+from airflow.providers.docker.operators.docker import DockerOperator
+from airflow.sdk.exceptions import AirflowException
+from docker.errors import APIError, DockerException
+from docker.types import DeviceRequest, Mount
+
+from dags import failures, graph, images, places, run, runners
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+    from docker import APIClient
+
+STAGES = graph.read_graph(places.PROJECT / "dvc.yaml")
+PASSED = ("AWS_", "CSLM_", "DVC_", "HF_", "MLFLOW_", "MPL", "NUMBA_", "PYTHON", "TORCH_", "TRITON_", "XDG_")
+"""Prefixes of the variables that a container gets."""
+KILLED = "exited with 137"
+"""What DVC says of a command that was killed; an engine tells it only of the container's first process."""
+SHARED_MEMORY_B = 2**30
+MAX_PROCESSES = 4096
+NANO = 1_000_000_000
+UNITS = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
+
+
+def task_of(stage: graph.Stage, facts: Any, items: Any = None) -> Any:
+    """A task that brings the stage, or one of its items, to its end in a container."""
+    arguments = {**runners.arguments(stage), "stage_name": stage.name}
+    if items is None:
+        return StageContainer(**arguments, facts=facts)
+    return StageContainer.partial(**arguments, facts=facts).expand(item=items)
+
+
+class StageContainer(DockerOperator):
+    """A container that brings one stage to its end."""
+
+    template_fields = ("facts", "item")
+
+    def __init__(self, *, stage_name: str, facts: Any, item: str | None = None, **arguments: Any) -> None:
+        stage = STAGES[stage_name]
+        super().__init__(
+            image=images.name(str(stage.meta["image"])),
+            docker_url=os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock",
+            user=f"{os.getuid()}:{os.getgid()}",
+            cpus=float(stage.meta.get("cpus", 1)),
+            mem_limit=memory_bytes(str(stage.meta.get("memory", "4Gi"))),
+            device_requests=_gpus(int(stage.meta.get("gpus", 0))),
+            network_mode=_network(),
+            shm_size=SHARED_MEMORY_B,
+            mount_tmp_dir=False,
+            do_xcom_push=True,
+            **arguments,
+        )
+        self.stage_name, self.facts, self.item = stage_name, facts, item
+        self._line: run.Log | None = None
+
+    def execute(self, context: Context) -> str:
+        """Bring the stage to its end; `cached` or `ran`."""
+        if self.item is not None:
+            context["item"] = self.item  # type: ignore[typeddict-unknown-key]
+        stage, log = STAGES[self.stage_name], super().log.info
+        with failures.readable():
+            return run.run_stage(self.facts, stage, self.item, log, self._launch)
+
+    def _launch(self, arguments: list[str], workspace: Path, environment: dict[str, str], line: run.Log) -> int:
+        """Run dags/dvc_stage.py in the container; its exit code. As `run.launch` does it in a process.
+
+        Raises:
+            RunFailed: no engine, no image, or the engine refuses.
+        """
+        self.entrypoint, self.command = list(images.STAGE_COMMAND), arguments
+        self.working_dir = str(workspace)
+        self.environment = _environment(environment, int(self.cpus))
+        self.mounts = _mounts()
+        self.container_name = re.sub(r"[^A-Za-z0-9_.-]", ".", f"cslm-{self.facts['run']}-{workspace.name}")
+        told: list[str] = []
+
+        def tell(text: str) -> None:
+            told.append(text)
+            line(text)
+
+        self._line = tell
+        try:
+            if not self.cli.images(name=self.image):
+                raise run.RunFailed(f"the image {self.image} is not there: `make images` builds it")
+            self._remove(self.container_name)  # what a task left that was killed
+            with suppress(DockerContainerFailedException):
+                super().execute({})
+            state = self.cli.inspect_container(self.container_name)["State"]
+            self._remove(self.container_name)
+        except (AirflowException, DockerException) as error:
+            raise run.RunFailed(
+                f"the container engine at {self.docker_url} does not do its work: {error}. Start it (dockerd, "
+                "or podman system service) and name it in DOCKER_HOST, then run this again"
+            ) from error
+        finally:
+            self._line = None
+        if state.get("OOMKilled") or any(KILLED in text for text in told):
+            meta = STAGES[self.stage_name].meta
+            line(
+                f"it was killed, most likely because it needs more than its memory, {meta.get('memory')} "
+                f"(dvc.yaml, stage {self.stage_name}, meta)"
+            )
+        return int(state["ExitCode"])
+
+    def _remove(self, container: str) -> None:
+        try:
+            self.cli.remove_container(container, force=True)
+        except APIError as error:
+            if error.status_code != 404:
+                raise
+
+    @property
+    def log(self) -> Any:
+        """Airflow's log; while a container works, its lines go through `dags.run` first."""
+        return super().log if self._line is None else _Lines(super().log, self._line)
+
+    @cached_property
+    def cli(self) -> APIClient:
+        """The engine's client, whose containers get the limits that DockerOperator has no argument for."""
+        client = self.hook.api_client
+        client.create_host_config = partial(  # type: ignore[method-assign]
+            client.create_host_config,
+            read_only=True,
+            tmpfs={"/tmp": ""},
+            cap_drop=["ALL"],
+            security_opt=["no-new-privileges"],
+            pids_limit=MAX_PROCESSES,
+            nano_cpus=int(self.cpus * NANO),
+        )
+        return client
+
+
+class _Lines:
+    """Stands for a logger: what is told to it at level info goes to a function."""
+
+    def __init__(self, log: Any, line: run.Log) -> None:
+        self._log, self._line = log, line
+
+    def info(self, text: str, *values: object) -> None:
+        self._line(text % values if values else text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._log, name)
+
+
+def memory_bytes(quantity: str) -> int:
+    """`4Gi` -> 4294967296; Kubernetes' notation, as dvc.yaml's `meta` has it.
+
+    Raises:
+        ValueError: another notation.
+    """
+    match = re.fullmatch(r"(\d+)(Ki|Mi|Gi|Ti)", quantity)
+    if match is None:
+        raise ValueError(f"dvc.yaml: memory {quantity!r}: a whole number and one of {', '.join(UNITS)}, please")
+    return int(match.group(1)) * UNITS[match.group(2)]
+
+
+def _gpus(wanted: int) -> list[DeviceRequest] | None:
+    """As many of the machine's GPUs (CSLM_GPUS) as the stage can use."""
+    count = min(wanted, int(os.environ.get("CSLM_GPUS") or 0))
+    return [DeviceRequest(count=count, capabilities=[["gpu"]])] if count else None
+
+
+def _network() -> str:
+    """The machine's network if a stage has somebody to speak to on it, else none."""
+    remote = os.environ.get("CSLM_DVC_REMOTE", "") + places.tracking_uri() + places.artifacts_uri()
+    return "host" if re.search(r"(?<!file)(?<!sqlite)://", remote) else "none"
+
+
+def _environment(environment: dict[str, str], cpus: int) -> dict[str, str]:
+    kept = {key: value for key, value in environment.items() if key.startswith(PASSED)}
+    who = {"HOME": "/tmp", "USER": "cslm", "LOGNAME": "cslm"}  # a user id without a name has none of them
+    return kept | who | {"OMP_NUM_THREADS": str(min(cpus, runners.CORES))}
+
+
+def _mounts() -> list[Mount]:
+    """The same paths inside as outside, since workspaces link into the cache."""
+    home, store = places.home(), places.PROJECT / "store"
+    readable = [*([store] if store.exists() else []), *map(Path, filter(None, _extra().split(os.pathsep)))]
+    return [
+        Mount(str(home), str(home), "bind"),
+        *(Mount(str(p), str(p), "bind", read_only=True) for p in readable),
+    ]
+
+
+def _extra() -> str:
+    return os.environ.get("CSLM_MOUNTS", "")

@@ -1,0 +1,178 @@
+"""Build the images of the components, with podman or docker.
+
+Run:  make images                       (python -m infra.build_images)
+      make images ONLY='validate tokenize' FROM=localhost/cslm-base
+
+First pip brings the wheels of the locked packages into CSLM_HOME/wheels and checks their hashes; then two
+environments are built of them, `torch` and the smaller `data`; then a thin image for every component, labelled
+with the git commit. Wheels and environments that are there already are not made again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+from dags import images, places
+
+ENVIRONMENTS = {"torch": "components", "data": "data"}
+"""Environment -> its lock in requirements/."""
+LOCKED = re.compile(r"^([A-Za-z0-9_.-]+==[^\s\\]+)((?: \\\n +--hash=\S+)*)$", re.MULTILINE)
+"""A package of a lock, and its hashes."""
+WITH_OPERATOR = ("--no-build-isolation", "--no-cache-dir")
+"""DeepSpeed's operator for CPUs is compiled here, with torch at hand: an image has no compiler for it."""
+BASE = "docker.io/library/python:3.11-slim-bookworm"
+
+
+def main() -> int:
+    """Build what is asked for; 1 and one line if something is missing."""
+    known = sorted(path.parent.name for path in (places.PROJECT / "components").glob("*/Dockerfile"))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("components", nargs="*", metavar="NAME", help=f"{', '.join(known)}; without any: all")
+    parser.add_argument("--from", dest="base", default=BASE, help="image with Python 3.11 (%(default)s)")
+    arguments = parser.parse_args()
+    if unknown := set(arguments.components) - set(known):
+        return _fail(f"no component {', '.join(sorted(unknown))} with an image; there are: {', '.join(known)}")
+    engine = os.environ.get("CONTAINER_ENGINE") or shutil.which("podman") or shutil.which("docker")
+    if engine is None:
+        return _fail("neither podman nor docker is here: sudo apt-get install -y podman runc")
+    try:
+        for component in arguments.components or known:
+            _component(engine, component, arguments.base)
+    except subprocess.CalledProcessError as error:
+        return _fail(f"{' '.join(map(str, error.cmd[:3]))} ... ended with {error.returncode} (see above)")
+    return 0
+
+
+def _component(engine: str, component: str, base: str) -> None:
+    began = time.monotonic()
+    dockerfile = places.PROJECT / "components" / component / "Dockerfile"
+    environment = _environment_of(dockerfile)
+    under = _environment(engine, environment, base)
+    image = images.name(component)
+    commit = subprocess.run(
+        ["git", "-C", str(places.PROJECT), "describe", "--always", "--abbrev=40", "--dirty"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
+    labels = {
+        "org.opencontainers.image.title": f"cslm {component}",
+        "org.opencontainers.image.revision": commit,
+        "org.opencontainers.image.created": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
+    }
+    _build(engine, image, dockerfile, places.PROJECT, {"ENVIRONMENT": under}, labels)
+    print(f"{image}  ({time.monotonic() - began:.0f} s)", flush=True)
+
+
+def _environment_of(dockerfile: Path) -> str:
+    """`ARG ENVIRONMENT=data` in a component's Dockerfile names the environment that it needs."""
+    match = re.search(r"^ARG ENVIRONMENT=(\w+)$", dockerfile.read_text("utf-8"), re.MULTILINE)
+    if match is None or match.group(1) not in ENVIRONMENTS:
+        sys.exit(f"{dockerfile}: needs a line ARG ENVIRONMENT= with one of {', '.join(ENVIRONMENTS)}")
+    return match.group(1)
+
+
+def _environment(engine: str, environment: str, base: str) -> str:
+    """The environment's image; built if it is not there."""
+    image = images.tagged(f"cslm-environment-{environment}", [])
+    if _exists(engine, image):
+        return image
+    print(f"images: environment {environment} on {base} ...", flush=True)
+    dockerfile = places.PROJECT / "infra" / "images" / "environment.Dockerfile"
+    _build(engine, image, dockerfile, _wheels(), {"BASE": base, "LOCK": ENVIRONMENTS[environment]}, {})
+    return image
+
+
+def _wheels() -> Path:
+    """Folder with all wheels that images are made of, lists of them, and uv to install them; whole or absent.
+
+    The lists have no hashes: what is built here from source has another one than its source.
+    """
+    folder = places.home() / "wheels" / images.tagged("wheels", []).rpartition(":")[2]
+    if folder.exists():
+        return folder
+    print("images: wheels of requirements/components.txt and requirements/dvc.txt ...", flush=True)
+    partial = folder.with_suffix(".partial")
+    partial.mkdir(parents=True, exist_ok=True)
+    for name in (*ENVIRONMENTS.values(), "dvc"):
+        locked = _locked(name)
+        (partial / f"{name}.txt").write_text("".join(f"{pin}\n" for pin in locked), "utf-8")
+        if name != "data":  # whose packages are among those of the other
+            alone = [pin for pin in locked if pin.startswith(("deepspeed==", "torch=="))]
+            _pip_wheel(partial, {pin: hashes for pin, hashes in locked.items() if pin not in alone})
+            for pin in alone:
+                _pip_wheel(partial, {pin: locked[pin]}, WITH_OPERATOR if pin.startswith("deepspeed==") else ())
+    shutil.copy(Path(sys.executable).with_name("uv"), partial / "uv")
+    partial.rename(folder)
+    return folder
+
+
+def _locked(name: str) -> dict[str, str]:
+    """The lock's packages, with their versions and hashes, but for those that only tests need."""
+    folder = places.PROJECT / "requirements"
+    _, _, tests = (folder / f"{name}.in").read_text("utf-8").partition("# tests and types\n")
+    locked = LOCKED.findall((folder / f"{name}.txt").read_text("utf-8"))
+    return {pin: hashes for pin, hashes in locked if pin.partition("==")[0] not in tests.split()}
+
+
+def _pip_wheel(folder: Path, locked: dict[str, str], options: tuple[str, ...] = ()) -> None:
+    """Wheels of packages and their hashes; torch has none, as its CPU build differs from place to place."""
+    wishes = folder / ".wishes.txt"
+    wishes.write_text("".join(f"{pin}{hashes}\n" for pin, hashes in locked.items()), "utf-8")
+    checked = ["--require-hashes"] if all(locked.values()) else []
+    pip = [
+        str(places.components_bin() / "python"),
+        "-m",
+        "pip",
+        "--quiet",
+        "wheel",
+        "--no-deps",
+        *checked,
+        *options,
+    ]
+    environment = {
+        **os.environ,
+        "PIP_CACHE_DIR": os.environ.get("PIP_CACHE_DIR") or str(places.home() / "cache" / "pip"),
+        "PATH": f"{places.components_bin()}{os.pathsep}{os.environ['PATH']}",
+        "DS_ACCELERATOR": "cpu",
+        "DS_BUILD_SHM_COMM": "1",
+    }
+    subprocess.run(
+        [*pip, "--wheel-dir", str(folder), "--requirement", str(wishes)], env=environment, check=True
+    )
+    wishes.unlink()
+
+
+def _exists(engine: str, image: str) -> bool:
+    return subprocess.run([engine, "image", "inspect", image], capture_output=True, check=False).returncode == 0
+
+
+def _build(
+    engine: str, image: str, dockerfile: Path, context: Path, arguments: dict[str, str], labels: dict[str, str]
+) -> None:
+    options = [option for key, value in arguments.items() for option in ("--build-arg", f"{key}={value}")]
+    options += [option for key, value in labels.items() for option in ("--label", f"{key}={value}")]
+    command = [engine, "build", "--quiet", "--tag", image, "--file", str(dockerfile), *options, str(context)]
+    subprocess.run(
+        command,
+        env={**os.environ, "DOCKER_BUILDKIT": "1", "BUILDAH_LAYERS": "false"},
+        stdout=subprocess.DEVNULL,
+        check=True,
+    )
+
+
+def _fail(message: str) -> int:
+    print(f"images: {message}", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
