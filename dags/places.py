@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 PROJECT = Path(__file__).absolute().parents[1]
+DATABASES = ("postgresql", "sqlite")
+"""Beginnings of the URLs of databases that MLflow can keep its runs in here."""
 
 
 def home() -> Path:
@@ -25,6 +27,12 @@ def home() -> Path:
 def tracking_uri() -> str:
     """`MLFLOW_TRACKING_URI`, or the SQLite store in `home`."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home()}/mlflow.db"
+
+
+def store_uri() -> str:
+    """The database behind the MLflow server of `make up`: MLFLOW_TRACKING_URI's, or SQLite in `home`."""
+    uri = tracking_uri()
+    return uri if uri.startswith(DATABASES) else f"sqlite:///{home()}/mlflow.db"
 
 
 def artifacts_uri() -> str:

@@ -7,6 +7,7 @@ The keys are in Airflow's configuration reference under the names after AIRFLOW_
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import secrets
@@ -31,6 +32,12 @@ def port(name: str, default: int) -> int:
     return int(value)
 
 
+def database() -> str:
+    """URL of Airflow's metadata database: Airflow's own variable, else SQLite under CSLM_HOME."""
+    given = os.environ.get("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN")
+    return given or f"sqlite:///{places.home() / 'airflow' / 'airflow.db'}?timeout={DATABASE_S}"
+
+
 def environment() -> dict[str, str]:
     """Environment for every Airflow process of this checkout; the inherited one comes first."""
     home = places.home() / "airflow"
@@ -51,7 +58,7 @@ def environment() -> dict[str, str]:
             "simple_auth_manager_passwords_file": home / "passwords.json",
             "fernet_key": keys["fernet"],
         },
-        "database": {"sql_alchemy_conn": f"sqlite:///{home / 'airflow.db'}?timeout={DATABASE_S}"},
+        "database": {"sql_alchemy_conn": database()},
         "api": {
             "host": "127.0.0.1",
             "port": url.rpartition(":")[2],
@@ -113,8 +120,10 @@ def migrate() -> None:
     home.mkdir(parents=True, exist_ok=True)
     from importlib.metadata import version
 
-    mark, done = version("apache-airflow"), home / "migrated"
-    if done.exists() and done.read_text("utf-8") == mark and (home / "airflow.db").exists():
+    which = hashlib.sha256(database().encode()).hexdigest()[:12]
+    mark, done = f"{version('apache-airflow')} {which}", home / "migrated"
+    lost = database().startswith("sqlite:") and not (home / "airflow.db").exists()
+    if done.exists() and done.read_text("utf-8") == mark and not lost:
         return
     result = subprocess.run(
         [*AIRFLOW, "db", "migrate"], env=environment(), capture_output=True, text=True, check=False

@@ -72,7 +72,6 @@ def _start_all(ports: dict[str, int]) -> int:
     tasks_port = _free_port()
     execution = f"http://127.0.0.1:{tasks_port}/execution/"
     environment = airflow_local.environment() | {"AIRFLOW__CORE__EXECUTION_API_SERVER_URL": execution}
-    store = places.home() / "mlflow.db"
     _start(
         "mlflow",
         [
@@ -86,7 +85,7 @@ def _start_all(ports: dict[str, int]) -> int:
                 "--port",
                 str(ports["MLFLOW_PORT"]),
             ],
-            *["--backend-store-uri", f"sqlite:///{store}", "--workers", "1"],
+            *["--backend-store-uri", places.store_uri(), "--workers", "1"],
             *["--default-artifact-root", places.artifacts_uri()],
         ],
         environment,

@@ -28,7 +28,20 @@ if TYPE_CHECKING:
     from docker import APIClient
 
 STAGES = graph.read_graph(places.PROJECT / "dvc.yaml")
-PASSED = ("AWS_", "CSLM_", "DVC_", "HF_", "MLFLOW_", "MPL", "NUMBA_", "PYTHON", "TORCH_", "TRITON_", "XDG_")
+PASSED = (
+    "AWS_",
+    "CSLM_",
+    "DVC_",
+    "HF_",
+    "MLFLOW_",
+    "MPL",
+    "NUMBA_",
+    "PG",
+    "PYTHON",
+    "TORCH_",
+    "TRITON_",
+    "XDG_",
+)
 """Prefixes of the variables that a container gets."""
 KILLED = "exited with 137"
 """What DVC says of a command that was killed; an engine tells it only of the container's first process."""

@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 import socket
 import sqlite3
-import subprocess
-import sys
 import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,16 +18,10 @@ import pytest
 from mlflow import MlflowClient
 
 from tests.dags import toy
+from tests.infra import running
 
-LIMIT_S = 120
 READING_S = 12
 WRITING_S = 8
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
@@ -39,18 +31,18 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def ports() -> dict[str, str]:
-    return {"AIRFLOW_PORT": str(_free_port()), "MLFLOW_PORT": str(_free_port())}
+    return running.ports()
 
 
 @pytest.fixture(scope="module")
 def services(project: Path, ports: dict[str, str]) -> Iterator[str]:
     """What `up` printed; `down` at the end, even of a failed test."""
-    up = _services(project, ports, "up")
+    up = running.services(project, ports, "up")
     try:
         assert up.returncode == 0, up.stdout + up.stderr
         yield up.stdout
     finally:
-        _services(project, ports, "down")
+        running.services(project, ports, "down")
 
 
 def test_taken_port_is_an_error_that_says_which(project: Path, ports: dict[str, str]) -> None:
@@ -58,7 +50,7 @@ def test_taken_port_is_an_error_that_says_which(project: Path, ports: dict[str, 
         holder.bind(("127.0.0.1", 0))
         holder.listen()
         taken = str(holder.getsockname()[1])
-        result = _services(project, ports | {"MLFLOW_PORT": taken}, "up")
+        result = running.services(project, ports | {"MLFLOW_PORT": taken}, "up")
     assert result.returncode == 1
     assert f"port {taken} is taken" in result.stderr
     assert "MLFLOW_PORT=" in result.stderr
@@ -71,14 +63,14 @@ def test_run_triggered_over_the_api_gives_what_the_demo_gives(
     password_file = project / "var" / "airflow" / "passwords.json"
     assert json.loads(password_file.read_text())["admin"] in services
     assert password_file.stat().st_mode & 0o077 == 0
-    assert _call(f"http://127.0.0.1:{ports['MLFLOW_PORT']}/health", text=True) == "OK"
-    airflow, token = _airflow(project, ports)
+    assert running.call(f"http://127.0.0.1:{ports['MLFLOW_PORT']}/health", text=True) == "OK"
+    airflow, token = running.airflow(project, ports)
     assert airflow in services
     conf = {"name": "triggered", "overrides": {"final.plus": 4}}
     runs = f"{airflow}/api/v2/dags/cslm_train/dagRuns"
     with _another_writer(project / "var" / "airflow" / "airflow.db"):
-        run = _call(runs, {"logical_date": None, "conf": conf}, token)["dag_run_id"]
-    assert _ended(f"{runs}/{run}", token) == "success"
+        run = running.call(runs, {"logical_date": None, "conf": conf}, token)["dag_run_id"]
+    assert running.ended(f"{runs}/{run}", token) == "success"
     evaluation = json.loads(
         (project / "var" / "runs" / "triggered" / "metrics" / "evaluation.json").read_text()
     )
@@ -90,16 +82,16 @@ def test_a_candidate_goes_to_production_when_a_person_approves(
     services: str, project: Path, ports: dict[str, str]
 ) -> None:
     """The run above has registered a candidate: that alone starts `cslm_promote`."""
-    airflow, token = _airflow(project, ports)
+    airflow, token = running.airflow(project, ports)
     dag = f"{airflow}/api/v2/dags/cslm_promote/dagRuns"
-    [run] = _until(lambda: _call(dag, token=token)["dag_runs"])
+    [run] = running.until(lambda: running.call(dag, token=token)["dag_runs"])
     detail, question = _asked(f"{dag}/{run['dag_run_id']}", token)
     assert question["subject"] == "Version 7 of cslm into production?"
     assert question["body"] == "| figure | **better** |"
     assert [call["command"] for call in _promote_calls(project)] == ["gate"], "nothing moves before the answer"
     answer = {"chosen_options": ["Approve"], "params_input": {"reason": "sounds better"}}
-    _call(detail, answer, token, method="PATCH")
-    assert _ended(f"{dag}/{run['dag_run_id']}", token) == "success"
+    running.call(detail, answer, token, method="PATCH")
+    assert running.ended(f"{dag}/{run['dag_run_id']}", token) == "success"
     promoted = _promote_calls(project)[-1]
     assert promoted["command"] == "promote"
     assert (promoted["--version"], promoted["--expect-production"]) == ("7", "0")
@@ -112,24 +104,24 @@ def test_a_candidate_goes_to_production_when_a_person_approves(
 def test_what_a_person_or_the_gate_refuses_stays_out(
     services: str, project: Path, ports: dict[str, str], answer: str | None, version: int | None, state: str
 ) -> None:
-    airflow, token = _airflow(project, ports)
+    airflow, token = running.airflow(project, ports)
     dag = f"{airflow}/api/v2/dags/cslm_promote/dagRuns"
     before = len(_promote_calls(project))
-    run = _call(dag, {"logical_date": None, "conf": {"version": version}}, token)["dag_run_id"]
+    run = running.call(dag, {"logical_date": None, "conf": {"version": version}}, token)["dag_run_id"]
     if answer:
         detail, _ = _asked(f"{dag}/{run}", token)
-        _call(detail, {"chosen_options": [answer]}, token, method="PATCH")
-    assert _ended(f"{dag}/{run}", token) == state
+        running.call(detail, {"chosen_options": [answer]}, token, method="PATCH")
+    assert running.ended(f"{dag}/{run}", token) == state
     assert [call["command"] for call in _promote_calls(project)[before:]] == ["gate"]
 
 
 def test_a_rollback_needs_a_reason_and_notes_who(services: str, project: Path, ports: dict[str, str]) -> None:
-    airflow, token = _airflow(project, ports)
+    airflow, token = running.airflow(project, ports)
     dag = f"{airflow}/api/v2/dags/cslm_rollback/dagRuns"
     with pytest.raises(urllib.error.HTTPError, match="400"):
-        _call(dag, {"logical_date": None, "conf": {}}, token)
-    run = _call(dag, {"logical_date": None, "conf": {"reason": "it stutters"}}, token)["dag_run_id"]
-    assert _ended(f"{dag}/{run}", token) == "success"
+        running.call(dag, {"logical_date": None, "conf": {}}, token)
+    run = running.call(dag, {"logical_date": None, "conf": {"reason": "it stutters"}}, token)["dag_run_id"]
+    assert running.ended(f"{dag}/{run}", token) == "success"
     call = _promote_calls(project)[-1]
     assert (call["command"], call["--by"], call["--reason"]) == ("rollback", "admin", "it stutters")
 
@@ -143,19 +135,23 @@ def test_new_data_starts_a_training_from_the_production_version(
     tags = {"data_version": "one=another-digest", "pipeline_run": "triggered"}
     version = registry.create_model_version("cslm", (project / "var").as_uri(), tags=tags)
     registry.set_registered_model_alias("cslm", "production", version.version)
-    airflow, token = _airflow(project, ports)
-    [asset] = _call(f"{airflow}/api/v2/assets?name_pattern=cslm-corpus", token=token)["assets"]
-    _call(f"{airflow}/api/v2/assets/events", {"asset_id": asset["id"]}, token)
+    airflow, token = running.airflow(project, ports)
+    [asset] = running.call(f"{airflow}/api/v2/assets?name_pattern=cslm-corpus", token=token)["assets"]
+    running.call(f"{airflow}/api/v2/assets/events", {"asset_id": asset["id"]}, token)
     runs = f"{airflow}/api/v2/dags/cslm_train/dagRuns"
-    started = _until(
-        lambda: [run for run in _call(runs, token=token)["dag_runs"] if run["conf"].get("base") == "production"]
+    started = running.until(
+        lambda: [
+            run
+            for run in running.call(runs, token=token)["dag_runs"]
+            if run["conf"].get("base") == "production"
+        ]
     )
     conf = started[0]["conf"]
     assert conf["overrides"]["seed"] > 20260000, "another seed every night"
     assert "data that version 1 has not seen: one another-" in conf["why"]
-    assert _ended(f"{runs}/{started[0]['dag_run_id']}", token) == "failed"
+    assert running.ended(f"{runs}/{started[0]['dag_run_id']}", token) == "failed"
     log = f"{runs}/{started[0]['dag_run_id']}/taskInstances/prepare/logs/1"
-    assert "dvc.lock of runs/triggered has no work/model" in json.dumps(_call(log, token=token))
+    assert "dvc.lock of runs/triggered has no work/model" in json.dumps(running.call(log, token=token))
 
 
 def test_demo_is_refused_while_airflow_runs(services: str, project: Path) -> None:
@@ -166,26 +162,15 @@ def test_demo_is_refused_while_airflow_runs(services: str, project: Path) -> Non
 
 def test_down_leaves_no_process(services: str, project: Path, ports: dict[str, str]) -> None:
     assert len(_processes(project)) > 4
-    again = _services(project, ports, "up")
+    again = running.services(project, ports, "up")
     assert again.returncode == 1
     assert "already running" in again.stderr
-    result = _services(project, ports, "down")
+    result = running.services(project, ports, "down")
     assert result.returncode == 0, result.stderr
     assert _processes(project) == []
     for port in ports.values():
         with socket.socket() as probe:
             assert probe.connect_ex(("127.0.0.1", int(port))) != 0
-
-
-def _services(project: Path, ports: dict[str, str], action: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "infra.services", action],
-        cwd=project,
-        env=toy.environment(project) | ports,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 def _processes(project: Path) -> list[int]:
@@ -215,26 +200,10 @@ def _another_writer(database: Path) -> Iterator[None]:
         writer.close()
 
 
-def _airflow(project: Path, ports: dict[str, str]) -> tuple[str, str]:
-    """Airflow's address, and a token to speak to it as its admin."""
-    address = f"http://127.0.0.1:{ports['AIRFLOW_PORT']}"
-    password = json.loads((project / "var" / "airflow" / "passwords.json").read_text())["admin"]
-    return address, _call(f"{address}/auth/token", {"username": "admin", "password": password})["access_token"]
-
-
 def _promote_calls(project: Path) -> list[dict[str, str]]:
     """What the toy's components.promote was called with."""
     path = project / "var" / "promote.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def _until(ask: Callable[[], Any]) -> Any:
-    """The first answer that is something."""
-    deadline = time.monotonic() + LIMIT_S
-    while not (answer := ask()):
-        assert time.monotonic() < deadline, "nothing came for too long"
-        time.sleep(1)
-    return answer
 
 
 def _asked(run: str, token: str) -> tuple[str, dict[str, Any]]:
@@ -244,31 +213,7 @@ def _asked(run: str, token: str) -> tuple[str, dict[str, Any]]:
     for the one of the process that goes on, and the task fails or asks again); it sees it up to 6 s later.
     """
     task = f"{run}/taskInstances/approve"
-    _until(lambda: _call(task, token=token)["state"] == "awaiting_input")
+    running.until(lambda: running.call(task, token=token)["state"] == "awaiting_input")
     time.sleep(READING_S)
     detail = f"{task}/-1/hitlDetails"
-    return detail, _call(detail, token=token)
-
-
-def _ended(run: str, token: str) -> str:
-    """State in which a run of a DAG ends."""
-
-    def state() -> str:
-        now = str(_call(run, token=token)["state"])
-        return now if now in ("success", "failed") else ""
-
-    return str(_until(state))
-
-
-def _call(
-    url: str,
-    body: dict[str, Any] | None = None,
-    token: str = "",
-    text: bool = False,
-    method: str | None = None,
-) -> Any:
-    headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
-    request = urllib.request.Request(url, json.dumps(body).encode() if body else None, headers, method=method)
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        content = answer.read()
-    return content.decode() if text else json.loads(content)
+    return detail, running.call(detail, token=token)

@@ -1,0 +1,81 @@
+"""Start and stop the services of a toy project, and speak to Airflow over its API as its page does."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.dags import toy
+
+LIMIT_S = 120
+
+
+def ports() -> dict[str, str]:
+    """Free ports, as `make up` takes them."""
+    return {"AIRFLOW_PORT": str(_free_port()), "MLFLOW_PORT": str(_free_port())}
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def services(project: Path, ports: dict[str, str], action: str) -> subprocess.CompletedProcess[str]:
+    """`make up` or `make down`."""
+    return subprocess.run(
+        [sys.executable, "-m", "infra.services", action],
+        cwd=project,
+        env=toy.environment(project) | ports,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def airflow(project: Path, ports: dict[str, str]) -> tuple[str, str]:
+    """Airflow's address, and a token to speak to it as its admin."""
+    address = f"http://127.0.0.1:{ports['AIRFLOW_PORT']}"
+    password = json.loads((project / "var" / "airflow" / "passwords.json").read_text())["admin"]
+    return address, call(f"{address}/auth/token", {"username": "admin", "password": password})["access_token"]
+
+
+def until(ask: Callable[[], Any]) -> Any:
+    """The first answer that is something."""
+    deadline = time.monotonic() + LIMIT_S
+    while not (answer := ask()):
+        assert time.monotonic() < deadline, "nothing came for too long"
+        time.sleep(1)
+    return answer
+
+
+def ended(run: str, token: str) -> str:
+    """State in which a run of a DAG ends."""
+
+    def state() -> str:
+        now = str(call(run, token=token)["state"])
+        return now if now in ("success", "failed") else ""
+
+    return str(until(state))
+
+
+def call(
+    url: str,
+    body: dict[str, Any] | None = None,
+    token: str = "",
+    text: bool = False,
+    method: str | None = None,
+) -> Any:
+    """Answer of a server, read as JSON unless `text`."""
+    headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
+    request = urllib.request.Request(url, json.dumps(body).encode() if body else None, headers, method=method)
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        content = answer.read()
+    return content.decode() if text else json.loads(content)
