@@ -1,7 +1,7 @@
 """Names of the components' images. A name changes when what lies in the image must change.
 
 An image is an environment; its tag is made of the files that define it: the locks of requirements/, the
-Dockerfiles, and the program that brings a stage to its end. So a run never meets an image of another lock.
+Dockerfiles, and the program that brings a stage to its end, all as they are in the checkout.
 """
 
 from __future__ import annotations

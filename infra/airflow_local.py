@@ -33,8 +33,11 @@ def port(name: str, default: int) -> int:
 
 
 def database() -> str:
-    """URL of Airflow's metadata database: Airflow's own variable, else SQLite under CSLM_HOME."""
-    given = os.environ.get("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN")
+    """URL of Airflow's metadata database: CSLM_AIRFLOW_DATABASE, else SQLite under CSLM_HOME.
+
+    Airflow's own variable may belong to another Airflow of the same user.
+    """
+    given = os.environ.get("CSLM_AIRFLOW_DATABASE")
     return given or f"sqlite:///{places.home() / 'airflow' / 'airflow.db'}?timeout={DATABASE_S}"
 
 

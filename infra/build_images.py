@@ -26,6 +26,7 @@ ENVIRONMENTS = {"torch": "components", "data": "data"}
 """Environment -> its lock in requirements/."""
 LOCKED = re.compile(r"^([A-Za-z0-9_.-]+==[^\s\\]+)((?: \\\n +--hash=\S+)*)$", re.MULTILINE)
 """A package of a lock, and its hashes."""
+LABEL = "org.opencontainers.image.base.name"
 WITH_OPERATOR = ("--no-build-isolation", "--no-cache-dir")
 """DeepSpeed's operator for CPUs is compiled here, with torch at hand: an image has no compiler for it."""
 BASE = "docker.io/library/python:3.11-slim-bookworm"
@@ -83,11 +84,13 @@ def _environment_of(dockerfile: Path) -> str:
 def _environment(engine: str, environment: str, base: str) -> str:
     """The environment's image; built if it is not there."""
     image = images.tagged(f"cslm-environment-{environment}", [])
-    if _exists(engine, image):
+    if _base_of(engine, image) == base:
         return image
     print(f"images: environment {environment} on {base} ...", flush=True)
     dockerfile = places.PROJECT / "infra" / "images" / "environment.Dockerfile"
-    _build(engine, image, dockerfile, _wheels(), {"BASE": base, "LOCK": ENVIRONMENTS[environment]}, {})
+    _build(
+        engine, image, dockerfile, _wheels(), {"BASE": base, "LOCK": ENVIRONMENTS[environment]}, {LABEL: base}
+    )
     return image
 
 
@@ -127,7 +130,7 @@ def _pip_wheel(folder: Path, locked: dict[str, str], options: tuple[str, ...] = 
     """Wheels of packages and their hashes; torch has none, as its CPU build differs from place to place."""
     wishes = folder / ".wishes.txt"
     wishes.write_text("".join(f"{pin}{hashes}\n" for pin, hashes in locked.items()), "utf-8")
-    checked = ["--require-hashes"] if all(locked.values()) else []
+    checked = [] if all(pin.startswith("torch==") for pin in locked) else ["--require-hashes"]
     pip = [
         str(places.components_bin() / "python"),
         "-m",
@@ -151,8 +154,11 @@ def _pip_wheel(folder: Path, locked: dict[str, str], options: tuple[str, ...] = 
     wishes.unlink()
 
 
-def _exists(engine: str, image: str) -> bool:
-    return subprocess.run([engine, "image", "inspect", image], capture_output=True, check=False).returncode == 0
+def _base_of(engine: str, image: str) -> str | None:
+    """What an environment was built on; None if it is not there."""
+    command = [engine, "image", "inspect", "--format", f'{{{{index .Config.Labels "{LABEL}"}}}}', image]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    return None if result.returncode else result.stdout.strip()
 
 
 def _build(

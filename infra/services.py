@@ -85,10 +85,10 @@ def _start_all(ports: dict[str, int]) -> int:
                 "--port",
                 str(ports["MLFLOW_PORT"]),
             ],
-            *["--backend-store-uri", places.store_uri(), "--workers", "1"],
-            *["--default-artifact-root", places.artifacts_uri()],
+            *["--workers", "1", "--default-artifact-root", places.artifacts_uri()],
         ],
-        environment,
+        # Not among the arguments, which everybody on the machine may read: it can hold a password.
+        environment | {"MLFLOW_BACKEND_STORE_URI": places.store_uri()},
     )
     for name, arguments in AIRFLOW_SERVICES.items():
         port = ["--port", str(tasks_port)] if name == "airflow-execution-api" else []

@@ -45,6 +45,11 @@ PASSED = (
 """Prefixes of the variables that a container gets."""
 KILLED = "exited with 137"
 """What DVC says of a command that was killed; an engine tells it only of the container's first process."""
+FILES = ("AWS_CA_BUNDLE", "AWS_SHARED_CREDENTIALS_FILE", "PGPASSFILE", "PGSSLROOTCERT")
+"""Variables that name files which a container must be able to read."""
+REMOTE = "CSLM_DVC_REMOTE"
+WEBHOOK, JUDGE_KEY, JUDGED = "CSLM_FAILURE_WEBHOOK", "CSLM_JUDGE_API_KEY", "evaluate"
+"""Secrets that are Airflow's alone, and those of one stage."""
 SHARED_MEMORY_B = 2**30
 MAX_PROCESSES = 4096
 NANO = 1_000_000_000
@@ -73,7 +78,7 @@ class StageContainer(DockerOperator):
             cpus=float(stage.meta.get("cpus", 1)),
             mem_limit=memory_bytes(str(stage.meta.get("memory", "4Gi"))),
             device_requests=_gpus(int(stage.meta.get("gpus", 0))),
-            network_mode=_network(),
+            network_mode=_network(stage_name),
             shm_size=SHARED_MEMORY_B,
             mount_tmp_dir=False,
             do_xcom_push=True,
@@ -98,7 +103,7 @@ class StageContainer(DockerOperator):
         """
         self.entrypoint, self.command = list(images.STAGE_COMMAND), arguments
         self.working_dir = str(workspace)
-        self.environment = _environment(environment, int(self.cpus))
+        self.environment = _environment(environment, int(self.cpus), self.stage_name)
         self.mounts = _mounts()
         self.container_name = re.sub(r"[^A-Za-z0-9_.-]", ".", f"cslm-{self.facts['run']}-{workspace.name}")
         told: list[str] = []
@@ -108,14 +113,17 @@ class StageContainer(DockerOperator):
             line(text)
 
         self._line = tell
+        begun = False
         try:
+            if any("rootless" in option for option in self.cli.info().get("SecurityOptions") or []):
+                self.user = "0:0"  # which there is the user that runs the engine
             if not self.cli.images(name=self.image):
                 raise run.RunFailed(f"the image {self.image} is not there: `make images` builds it")
             self._remove(self.container_name)  # what a task left that was killed
+            begun = True
             with suppress(DockerContainerFailedException):
                 super().execute({})
             state = self.cli.inspect_container(self.container_name)["State"]
-            self._remove(self.container_name)
         except (AirflowException, DockerException) as error:
             raise run.RunFailed(
                 f"the container engine at {self.docker_url} does not do its work: {error}. Start it (dockerd, "
@@ -123,6 +131,8 @@ class StageContainer(DockerOperator):
             ) from error
         finally:
             self._line = None
+            if begun:
+                self._remove(self.container_name)
         if state.get("OOMKilled") or any(KILLED in text for text in told):
             meta = STAGES[self.stage_name].meta
             line(
@@ -130,6 +140,11 @@ class StageContainer(DockerOperator):
                 f"(dvc.yaml, stage {self.stage_name}, meta)"
             )
         return int(state["ExitCode"])
+
+    def on_kill(self) -> None:
+        """End the container with the task; Airflow gives it less time than DockerOperator takes."""
+        if self.container_name:
+            self._remove(self.container_name)
 
     def _remove(self, container: str) -> None:
         try:
@@ -151,10 +166,11 @@ class StageContainer(DockerOperator):
             client.create_host_config,
             read_only=True,
             tmpfs={"/tmp": ""},
+            init=False,
             cap_drop=["ALL"],
             security_opt=["no-new-privileges"],
             pids_limit=MAX_PROCESSES,
-            nano_cpus=int(self.cpus * NANO),
+            nano_cpus=int(min(self.cpus, runners.CORES) * NANO),
         )
         return client
 
@@ -190,27 +206,30 @@ def _gpus(wanted: int) -> list[DeviceRequest] | None:
     return [DeviceRequest(count=count, capabilities=[["gpu"]])] if count else None
 
 
-def _network() -> str:
-    """The machine's network if a stage has somebody to speak to on it, else none."""
-    remote = os.environ.get("CSLM_DVC_REMOTE", "") + places.tracking_uri() + places.artifacts_uri()
-    return "host" if re.search(r"(?<!file)(?<!sqlite)://", remote) else "none"
+def _network(stage: str) -> str:
+    """The machine's network if the stage has somebody to speak to on it, else none."""
+    remote = os.environ.get(REMOTE, "") + places.tracking_uri() + places.artifacts_uri()
+    judge = stage == JUDGED and os.environ.get(JUDGE_KEY)
+    return "host" if judge or re.search(r"(?<!file)(?<!sqlite)://", remote) else "none"
 
 
-def _environment(environment: dict[str, str], cpus: int) -> dict[str, str]:
-    kept = {key: value for key, value in environment.items() if key.startswith(PASSED)}
+def _environment(environment: dict[str, str], cpus: int, stage: str) -> dict[str, str]:
+    secret = {WEBHOOK} if stage == JUDGED else {WEBHOOK, JUDGE_KEY}
+    kept = {key: value for key, value in environment.items() if key.startswith(PASSED) and key not in secret}
     who = {"HOME": "/tmp", "USER": "cslm", "LOGNAME": "cslm"}  # a user id without a name has none of them
     return kept | who | {"OMP_NUM_THREADS": str(min(cpus, runners.CORES))}
 
 
 def _mounts() -> list[Mount]:
-    """The same paths inside as outside, since workspaces link into the cache."""
-    home, store = places.home(), places.PROJECT / "store"
-    readable = [*([store] if store.exists() else []), *map(Path, filter(None, _extra().split(os.pathsep)))]
+    """The same paths inside as outside, since workspaces link into the cache; Airflow's keys are hidden."""
+    home, remote = places.home(), os.environ.get(REMOTE, "")
+    nothing = home / "run" / "nothing"
+    nothing.mkdir(parents=True, exist_ok=True)
+    given = [*os.environ.get("CSLM_MOUNTS", "").split(os.pathsep), *(os.environ.get(name) for name in FILES)]
+    readable = {path for path in (str(places.PROJECT / "store"), *given) if path and Path(path).exists()}
+    writable = {str(home), *([remote] if remote and "://" not in remote else [])}
     return [
-        Mount(str(home), str(home), "bind"),
-        *(Mount(str(p), str(p), "bind", read_only=True) for p in readable),
+        *(Mount(path, path, "bind") for path in sorted(writable)),
+        *(Mount(path, path, "bind", read_only=True) for path in sorted(readable)),
+        Mount(str(home / "airflow"), str(nothing), "bind", read_only=True),
     ]
-
-
-def _extra() -> str:
-    return os.environ.get("CSLM_MOUNTS", "")

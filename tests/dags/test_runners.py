@@ -53,7 +53,10 @@ def test_a_container_is_told_of_the_run_and_of_no_secret_of_airflow(
     monkeypatch.setenv("GITHUB_TOKEN", "secret")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
     monkeypatch.setenv("CSLM_HOME", str(tmp_path))
-    told = docker._environment(places.stage_environment({"run": "r", "commit": "c", "mlflow_run": "m"}), 1)
+    monkeypatch.setenv("CSLM_JUDGE_API_KEY", "secret")
+    monkeypatch.setenv("CSLM_FAILURE_WEBHOOK", "secret")
+    facts = {"run": "r", "commit": "c", "mlflow_run": "m"}
+    told = docker._environment(places.stage_environment(facts), 1, "validate")
     assert "secret" not in told.values()
     assert told["CSLM_RUN_ID"] == "r"
     assert told["AWS_ACCESS_KEY_ID"] == "key"
@@ -68,16 +71,41 @@ def test_a_container_is_told_of_the_run_and_of_no_secret_of_airflow(
         ({"CSLM_DVC_REMOTE": "s3://bucket/dvc"}, "host"),
         ({"MLFLOW_TRACKING_URI": "http://127.0.0.1:5000"}, "host"),
         ({"CSLM_ARTIFACTS": "s3://bucket/mlflow"}, "host"),
+        ({"MLFLOW_TRACKING_URI": "postgresql://mlflow@db/mlflow"}, "host"),
+        ({"CSLM_JUDGE_API_KEY": "key"}, "none"),
     ],
 )
 def test_a_stage_has_the_network_only_if_it_needs_it(
     monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], network: str
 ) -> None:
-    for name in ("CSLM_DVC_REMOTE", "MLFLOW_TRACKING_URI", "CSLM_ARTIFACTS"):
+    for name in ("CSLM_DVC_REMOTE", "MLFLOW_TRACKING_URI", "CSLM_ARTIFACTS", "CSLM_JUDGE_API_KEY"):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert docker._network() == network
+    assert docker._network("validate") == network
+
+
+def test_the_judge_may_be_asked_by_the_stage_that_asks_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CSLM_JUDGE_API_KEY", "key")
+    assert docker._network("evaluate") == "host"
+    facts = {"run": "r", "commit": "c", "mlflow_run": "m"}
+    told = docker._environment(places.stage_environment(facts), 1, "evaluate")
+    assert told["CSLM_JUDGE_API_KEY"] == "key"
+
+
+def test_a_container_sees_what_it_needs_and_not_airflows_keys(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "pass").write_text("x")
+    monkeypatch.setenv("CSLM_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("CSLM_DVC_REMOTE", str(tmp_path / "remote"))
+    monkeypatch.setenv("PGPASSFILE", str(tmp_path / "pass"))
+    mounts = {mount["Target"]: mount for mount in docker._mounts()}
+    assert not mounts[str(tmp_path / "remote")]["ReadOnly"]
+    assert mounts[str(tmp_path / "pass")]["ReadOnly"]
+    keys = mounts[str(tmp_path / "home" / "airflow")]
+    assert keys["ReadOnly"]
+    assert list(Path(keys["Source"]).iterdir()) == []
 
 
 def test_no_engine_is_an_error_that_says_what_to_start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ def test_airflow_and_mlflow_keep_all_in_postgresql(tmp_path: Path, server: Postg
     project = toy.make(tmp_path / "project")
     variables = running.ports() | server.environment
     variables |= {
-        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": server.url("airflow"),
+        "CSLM_AIRFLOW_DATABASE": server.url("airflow"),
         "MLFLOW_TRACKING_URI": server.url("mlflow"),
     }
     up = running.services(project, variables, "up")
