@@ -99,7 +99,7 @@ def stage_environment(facts: Mapping[str, Any]) -> dict[str, str]:
 def component_environment() -> dict[str, str]:
     """Environment of a component: its Python first."""
     # Without compiled bytecode the imports of torch and MLflow cost every stage seconds.
-    unwanted = {"PYTHONPATH", "PYTHONDONTWRITEBYTECODE"}
+    unwanted = {"PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "CSLM_AIRFLOW_DATABASE"}
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("AIRFLOW") and k not in unwanted}
     return {
         **inherited,

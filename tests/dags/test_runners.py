@@ -50,6 +50,7 @@ def test_a_container_is_told_of_the_run_and_of_no_secret_of_airflow(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("AIRFLOW__CORE__FERNET_KEY", "secret")
+    monkeypatch.setenv("CSLM_AIRFLOW_DATABASE", "secret")
     monkeypatch.setenv("GITHUB_TOKEN", "secret")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
     monkeypatch.setenv("CSLM_HOME", str(tmp_path))
