@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,6 @@ from dags import events, graph, places, snapshot, tracking
 
 Facts = dict[str, Any]
 Log = Callable[[str], None]
-Launch = Callable[[list[str], Path, dict[str, str], Log], int]
-"""Runs dvc_stage.py somewhere: its arguments, folder, environment, who gets each line -> exit code."""
-
 TAIL_LINES = 12
 REGISTER = "register"
 MADE_BY_DVC = ("Running stage '", "> ", "Updating lock file", "Use `dvc push`")
@@ -32,73 +30,131 @@ class RunFailed(Exception):
     """A run cannot go on; the message names the stage, the cause, and where to read more."""
 
 
-def launch(arguments: list[str], workspace: Path, environment: dict[str, str], line: Log) -> int:
-    """Run dvc_stage.py as a child of this process."""
+@dataclass(frozen=True)
+class Work:
+    """What brings one stage to its end: dags/dvc_stage.py with these arguments, in this folder."""
+
+    address: str
+    workspace: Path
+    arguments: list[str]
+    environment: dict[str, str]
+
+
+def launch(work: Work, line: Log) -> int:
+    """Do it in a child of this process, and give each line that it prints to a function; its exit code."""
     program = Path(__file__).with_name("dvc_stage.py")
-    return _execute([sys.executable, str(program), *arguments], workspace, environment, line)
+    return _execute([sys.executable, str(program), *work.arguments], work.workspace, work.environment, line)
 
 
-def run_stage(facts: Facts, stage: graph.Stage, item: str | None, log: Log, launch: Launch = launch) -> str:
-    """Bring one stage to its end in a workspace of its own; `cached` or `ran`.
+def run_stage(
+    facts: Facts, stage: graph.Stage, item: str | None, log: Log, launch: Callable[[Work, Log], int] = launch
+) -> str:
+    """Bring one stage to its end in a workspace of its own; `cached` or `ran`. `launch` does the work.
 
     Raises:
         RunFailed: with the last lines that the stage printed.
     """
-    address = stage.address(item)
-    force = bool({"all", stage.name, address} & set(facts["force"]))
-    options = ["--stage", address, *(["--force"] if force else [])]
-    with _told(facts, address) as ended:
-        workspace = _workspace(facts, address)
-        state, notes = _dvc(facts, workspace, address, options, log, launch)
+    work = start_stage(facts, stage, item)
+    return end_stage(facts, stage, item, log, lambda line: launch(work, line))
+
+
+def start_stage(facts: Facts, stage: graph.Stage, item: str | None) -> Work:
+    """Make the workspace of a stage, and tell that it began; what is to be done there.
+
+    Raises:
+        RunFailed: there can be no workspace.
+    """
+    work = work_of(facts, stage, item)
+    with _told(facts, work.address):
+        _workspace(facts, work.address)
+    return work
+
+
+def end_stage(facts: Facts, stage: graph.Stage, item: str | None, log: Log, doing: Callable[[Log], int]) -> str:
+    """Do the work of a stage that was started, and gather what came out; `cached` or `ran`.
+
+    `doing` gives each line that the work prints to the function that it gets, and returns its exit code.
+
+    Raises:
+        RunFailed: with the last lines that the stage printed.
+    """
+    work = work_of(facts, stage, item)
+    with _told(facts, work.address, started=False) as ended:
+        lines = _stream(doing, facts, work.address, log, work.workspace)
+        state = str(json.loads(_result(work.workspace).read_text("utf-8"))["state"])
         for path in stage.metrics:
-            file = workspace / graph.INTERPOLATION.sub(item or "", path)
+            file = work.workspace / graph.INTERPOLATION.sub(item or "", path)
             tracking.log_stage(facts["mlflow_run"], file, state)
+        notes = [line.removeprefix(events.NOTE) for line in lines if line.startswith(events.NOTE)]
         ended(state, "; ".join(notes))
     for checkpoints in (places.home() / "checkpoints").glob(f"{stage.name}-*"):
         if (checkpoints / "finished").exists():  # and its result is in the cache now
             shutil.rmtree(checkpoints, ignore_errors=True)
-    shutil.rmtree(workspace, ignore_errors=True)
+    shutil.rmtree(work.workspace, ignore_errors=True)
     return state
+
+
+def work_of(facts: Facts, stage: graph.Stage, item: str | None) -> Work:
+    """What is to be done for a stage of a run; the same whenever it is asked."""
+    address = stage.address(item)
+    force = bool({"all", stage.name, address} & set(facts["force"]))
+    return _work(facts, address, ["--stage", address, *(["--force"] if force else [])])
+
+
+def _work(facts: Facts, address: str, options: list[str]) -> Work:
+    workspace = places.workspace(facts["run"], address)
+    pull = ["--pull"] if os.environ.get("CSLM_DVC_REMOTE") else []
+    arguments = ["--workspace", str(workspace), "--result", str(_result(workspace)), *options, *pull]
+    return Work(address, workspace, arguments, places.stage_environment(facts))
+
+
+def _result(workspace: Path) -> Path:
+    return workspace / ".dvc" / "tmp" / "result.json"
 
 
 def register(facts: Facts, log: Log) -> None:
     """Gather all results, and let the register component make a version of them."""
     run, folder = facts["run"], places.results(facts["run"])
+    work = _work(facts, REGISTER, ["--restore-all"])
+    command = [python(), "-m", "components.register"]
     with _told(facts, REGISTER) as ended:
-        workspace = _workspace(facts, REGISTER)
-        _dvc(facts, workspace, REGISTER, ["--restore-all"], log, launch)
+        _workspace(facts, REGISTER)
+        _stream(lambda line: launch(work, line), facts, REGISTER, log, work.workspace)
         for name in ("dvc.lock", "metrics", "report"):
-            _copy(workspace / name, folder / name)
-        _copy(workspace / "metrics", places.PROJECT / "metrics")
-        command = [python(), "-m", "components.register"]
-        environment = places.stage_environment(facts)
+            _copy(work.workspace / name, folder / name)
+        _copy(work.workspace / "metrics", places.PROJECT / "metrics")
         lines = _stream(
-            lambda line: _execute(command, workspace, environment, line), facts, REGISTER, log, workspace
+            lambda line: _execute(command, work.workspace, work.environment, line),
+            *(facts, REGISTER, log, work.workspace),
         )
         version = next((line for line in reversed(lines) if line.strip()), "")
         ended("ran", version)
     log(f"run {run}: {version}")
-    shutil.rmtree(workspace, ignore_errors=True)
+    shutil.rmtree(work.workspace, ignore_errors=True)
 
 
 @contextmanager
-def _told(facts: Facts, address: str) -> Iterator[Callable[[str, str], None]]:
+def _told(facts: Facts, address: str, started: bool = True) -> Iterator[Callable[[str, str], None]]:
     """Tell the world that a task began, how it ended (by the function given), or why it failed.
 
     Raises:
         RunFailed: for every failure that has an explanation.
     """
-    folder, begin = places.results(facts["run"]), time.monotonic()
-    events.emit(folder, address, "started")
+    folder, began = places.results(facts["run"]), time.time()
+    if started:
+        events.emit(folder, address, "started")
+    else:  # when its workspace was made
+        with suppress(OSError):
+            began = _local_config(places.workspace(facts["run"], address)).stat().st_mtime
     try:
         yield lambda state, text: events.emit(
-            folder, address, state, seconds=time.monotonic() - begin, **({"text": text} if text else {})
+            folder, address, state, seconds=time.time() - began, **({"text": text} if text else {})
         )
     except (RunFailed, snapshot.SnapshotFailed, tracking.TrackingFailed, OSError) as error:
         cause = str(error)
         if not isinstance(error, RunFailed):
             cause = f"stage {address} failed\n  cause:\n    {error}"
-        events.emit(folder, address, "failed", seconds=time.monotonic() - begin, cause=cause)
+        events.emit(folder, address, "failed", seconds=time.time() - began, cause=cause)
         with suppress(tracking.TrackingFailed):
             tracking.end(facts["mlflow_run"], "FAILED")
         raise RunFailed(cause) from error
@@ -130,12 +186,12 @@ def _accept(statistics: Path) -> None:
     partial.rename(reference)
 
 
-def _workspace(facts: Facts, address: str) -> Path:
+def _workspace(facts: Facts, address: str) -> None:
     """A clone of the run's commit whose DVC uses the shared cache and the checkout's embedded store."""
     workspace = places.workspace(facts["run"], address)
     snapshot.clone(places.PROJECT, facts["commit"], workspace)
+    _result(workspace).parent.mkdir(parents=True, exist_ok=True)
     write_dvc_config(workspace, no_scm=True)
-    return workspace
 
 
 def write_dvc_config(checkout: Path, no_scm: bool = False) -> None:
@@ -156,23 +212,11 @@ def write_dvc_config(checkout: Path, no_scm: bool = False) -> None:
     if remote := os.environ.get("CSLM_DVC_REMOTE"):
         lines += ["['remote \"runs\"']", f"    url = {remote}"]
         lines[1:1] = ["    remote = runs"]
-    (checkout / ".dvc" / "config.local").write_text("\n".join(lines) + "\n", "utf-8")
+    _local_config(checkout).write_text("\n".join(lines) + "\n", "utf-8")
 
 
-def _dvc(
-    facts: Facts, workspace: Path, address: str, options: list[str], log: Log, launch: Launch
-) -> tuple[str, list[str]]:
-    """`cached` or `ran`, and what the stage wants to be known of it."""
-    result = workspace / ".dvc" / "tmp" / "result.json"
-    result.parent.mkdir(parents=True, exist_ok=True)
-    pull = ["--pull"] if os.environ.get("CSLM_DVC_REMOTE") else []
-    arguments = ["--workspace", str(workspace), "--result", str(result), *options, *pull]
-    environment = places.stage_environment(facts)
-    lines = _stream(
-        lambda line: launch(arguments, workspace, environment, line), facts, address, log, workspace
-    )
-    notes = [line.removeprefix(events.NOTE) for line in lines if line.startswith(events.NOTE)]
-    return str(json.loads(result.read_text("utf-8"))["state"]), notes
+def _local_config(checkout: Path) -> Path:
+    return checkout / ".dvc" / "config.local"
 
 
 def _stream(work: Callable[[Log], int], facts: Facts, address: str, log: Log, workspace: Path) -> list[str]:

@@ -21,7 +21,7 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
-from dags import places
+from dags import places, runners
 from infra import airflow_local
 
 START_S = 240
@@ -61,7 +61,29 @@ def up() -> int:
             cwd=places.home(),
             check=True,
         )
+        try:
+            _make_gpu_pool()
+        except (ValueError, subprocess.CalledProcessError) as error:
+            return _fail(str(error))
         return _start_all(ports)
+
+
+def _make_gpu_pool() -> None:
+    """Airflow's pool of this machine's or cluster's GPUs, whose slots a deferred stage holds too.
+
+    Raises:
+        ValueError: CSLM_GPUS is no number.
+    """
+    if count := runners.gpus_at_hand():
+        about = "GPUs of stages (CSLM_GPUS)"
+        command = [*airflow_local.AIRFLOW, "pools", "set", "--include-deferred"]
+        subprocess.run(
+            [*command, runners.GPU_POOL, str(count), about],
+            env=airflow_local.environment(),
+            cwd=places.home(),
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
 
 
 def _start_all(ports: dict[str, int]) -> int:

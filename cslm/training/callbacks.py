@@ -11,11 +11,15 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 
 class Progress(TrainerCallback):
-    """Passes each log entry on, with tokens a second, and prints a `progress:` line."""
+    """Passes each log entry on, with tokens a second and utilisation, and prints a `progress:` line.
 
-    def __init__(self, on_log: Callable[[int, dict[str, float]], None], batch_tokens: int) -> None:
+    Args:
+        used: utilisation of the machine by one token a second (`cslm.training.speed`).
+    """
+
+    def __init__(self, on_log: Callable[[int, dict[str, float]], None], batch_tokens: int, used: float) -> None:
         self._on_log = on_log
-        self._batch_tokens = batch_tokens
+        self._batch_tokens, self._used = batch_tokens, used
         self._since = time.monotonic()
         self._last_step = 0
 
@@ -42,7 +46,7 @@ class Progress(TrainerCallback):
         state.log_history[-1]["tokens_per_second"] = speed  # kept in checkpoints
         if not state.is_world_process_zero:
             return
-        self._on_log(state.global_step, {**logs, "tokens_per_second": speed})
+        self._on_log(state.global_step, {**logs, "tokens_per_second": speed, "mfu": speed * self._used})
         done = f"{state.global_step}/{state.max_steps} steps"
         print(f"progress: {done}, loss {logs['loss']:.3f}, {speed / 1000:.1f} k tokens/s", flush=True)
 

@@ -27,6 +27,7 @@ from cslm.packing import LISTENING, PackedRows
 from cslm.sequences import IGNORE
 from cslm.training.callbacks import Checkpoints, Progress
 from cslm.training.processor import kernels_for_processor
+from cslm.training.speed import flops_per_token, peak_flops
 
 WHOLE = "whole"
 """A file that marks a checkpoint as completely written."""
@@ -61,6 +62,8 @@ class Trained:
 
     steps: int
     step_tokens: int
+    used: float
+    """Utilisation of the machine by one token a second (`cslm.training.speed`)."""
     log: list[dict[str, float]]
     """In order: `step`, and since the entry before `loss`, `loss.TASK.LANGUAGE`, `tokens_per_second`."""
 
@@ -71,11 +74,13 @@ class Trained:
         seconds = sum(
             n * self.step_tokens / entry["tokens_per_second"] for n, entry in zip(steps, self.log, strict=True)
         )
+        speed = sum(steps) * self.step_tokens / seconds
         return {
             "loss": losses / sum(steps),
             "steps": self.steps,
             "tokens": self.steps * self.step_tokens,
-            "tokens_per_second": sum(steps) * self.step_tokens / seconds,
+            "tokens_per_second": speed,
+            "mfu": speed * self.used,
             "seconds": seconds,
         }
 
@@ -99,6 +104,7 @@ def train(
     steps = max(1.0, len(rows) * config.epochs / batch)
     steps = round(min(steps, config.max_steps or steps))
     on_processor = not torch.cuda.is_available()
+    used = flops_per_token(model) / peak_flops("cpu" if on_processor else "cuda")
     with single_rank(), kernels_for_processor(model) if on_processor else nullcontext():
         arguments = TrainingArguments(
             output_dir=str(checkpoints),
@@ -125,14 +131,17 @@ def train(
             model=model,
             args=arguments,
             train_dataset=rows,
-            callbacks=[Progress(on_log, batch * rows.manifest.length), Checkpoints(config.checkpoint_minutes)],
+            callbacks=[
+                Progress(on_log, batch * rows.manifest.length, used),
+                Checkpoints(config.checkpoint_minutes),
+            ],
             speech=speech_mask(model.config.vocab_size, speech_tokens),
             speech_loss=config.speech_loss,
             muon=config.optimizer == "muon",
         )
         trainer.train(resume_from_checkpoint=last_whole_checkpoint(checkpoints))
     log = [entry for entry in trainer.state.log_history if "tokens_per_second" in entry]
-    return Trained(steps, batch * rows.manifest.length, log)
+    return Trained(steps, batch * rows.manifest.length, used, log)
 
 
 def speech_mask(vocabulary: int, speech_tokens: Sequence[int]) -> Tensor:

@@ -1,7 +1,8 @@
 """Where the stages of a run work. `CSLM_RUNNER` says which:
 
-    local     a process beside Airflow, in the environment that `make setup` made
-    docker    a container of the component's image (make images), with the cores and memory of dvc.yaml's `meta`
+    local       a process beside Airflow, in the environment that `make setup` made
+    docker      a container of its image (make images), with the cores and memory of dvc.yaml's `meta`
+    kubernetes  the same as a pod of a cluster
 
 Each is a module with `task_of`; what a task does, and what it leaves behind, is the same (`dags.run`).
 """
@@ -14,8 +15,10 @@ from typing import Any
 
 from dags import graph
 
-RUNNERS = ("local", "docker")
+RUNNERS = ("local", "docker", "kubernetes")
 CORES = os.cpu_count() or 1
+GPU_POOL = "cslm_gpu"
+"""Airflow's pool of the GPUs (CSLM_GPUS); `make up` makes it."""
 
 
 def task_of(stage: graph.Stage, facts: Any, items: Any = None) -> Any:
@@ -31,10 +34,32 @@ def task_of(stage: graph.Stage, facts: Any, items: Any = None) -> Any:
 
 
 def arguments(stage: graph.Stage) -> dict[str, Any]:
-    """What every runner's task of a stage is made with. It takes as many slots of the pool as it has cores."""
+    """What every runner's task of a stage is made with.
+
+    It takes as many slots of the GPUs' pool as it has GPUs, or of the common pool as it has cores.
+    """
+    wanted = gpus(stage)
     return {
         "task_id": stage.name,
         "doc_md": f"{stage.description}\n\nWhere it may run: `{stage.meta}`",
         "map_index_template": "{{ item }}" if stage.foreach is not None else None,
-        "pool_slots": min(int(stage.meta.get("cpus", 1)), CORES),
+        "pool": GPU_POOL if wanted else "default_pool",
+        "pool_slots": wanted or min(int(stage.meta.get("cpus", 1)), CORES),
     }
+
+
+def gpus(stage: graph.Stage) -> int:
+    """GPUs that a stage gets: what dvc.yaml's `meta` wants, of those that there are (CSLM_GPUS)."""
+    return min(int(stage.meta.get("gpus", 0)), gpus_at_hand())
+
+
+def gpus_at_hand() -> int:
+    """CSLM_GPUS, or none.
+
+    Raises:
+        ValueError: it is no number.
+    """
+    given = os.environ.get("CSLM_GPUS") or "0"
+    if not given.isdigit():
+        raise ValueError(f"CSLM_GPUS={given!r}: how many GPUs stages may have, such as 0 or 8")
+    return int(given)

@@ -22,38 +22,19 @@ from docker.errors import APIError, DockerException
 from docker.types import DeviceRequest, Mount
 
 from dags import failures, graph, images, places, run, runners
+from dags.runners import container
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
     from docker import APIClient
 
 STAGES = graph.read_graph(places.PROJECT / "dvc.yaml")
-PASSED = (
-    "AWS_",
-    "CSLM_",
-    "DVC_",
-    "HF_",
-    "MLFLOW_",
-    "MPL",
-    "NUMBA_",
-    "PG",
-    "PYTHON",
-    "TORCH_",
-    "TRITON_",
-    "XDG_",
-)
-"""Prefixes of the variables that a container gets."""
 KILLED = "exited with 137"
 """What DVC says of a command that was killed; an engine tells it only of the container's first process."""
-FILES = ("AWS_CA_BUNDLE", "AWS_SHARED_CREDENTIALS_FILE", "PGPASSFILE", "PGSSLROOTCERT")
-"""Variables that name files which a container must be able to read."""
 REMOTE = "CSLM_DVC_REMOTE"
-WEBHOOK, JUDGE_KEY, JUDGED = "CSLM_FAILURE_WEBHOOK", "CSLM_JUDGE_API_KEY", "evaluate"
-"""Secrets that are Airflow's alone, and those of one stage."""
 SHARED_MEMORY_B = 2**30
 MAX_PROCESSES = 4096
 NANO = 1_000_000_000
-UNITS = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 
 
 def task_of(stage: graph.Stage, facts: Any, items: Any = None) -> Any:
@@ -76,8 +57,8 @@ class StageContainer(DockerOperator):
             docker_url=os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock",
             user=f"{os.getuid()}:{os.getgid()}",
             cpus=float(stage.meta.get("cpus", 1)),
-            mem_limit=memory_bytes(str(stage.meta.get("memory", "4Gi"))),
-            device_requests=_gpus(int(stage.meta.get("gpus", 0))),
+            mem_limit=container.memory_bytes(str(stage.meta.get("memory", "4Gi"))),
+            device_requests=_gpus(runners.gpus(stage)),
             network_mode=_network(stage_name),
             shm_size=SHARED_MEMORY_B,
             mount_tmp_dir=False,
@@ -95,17 +76,18 @@ class StageContainer(DockerOperator):
         with failures.readable():
             return run.run_stage(self.facts, stage, self.item, log, self._launch)
 
-    def _launch(self, arguments: list[str], workspace: Path, environment: dict[str, str], line: run.Log) -> int:
+    def _launch(self, work: run.Work, line: run.Log) -> int:
         """Run dags/dvc_stage.py in the container; its exit code. As `run.launch` does it in a process.
 
         Raises:
             RunFailed: no engine, no image, or the engine refuses.
         """
-        self.entrypoint, self.command = list(images.STAGE_COMMAND), arguments
-        self.working_dir = str(workspace)
-        self.environment = _environment(environment, int(self.cpus), self.stage_name)
+        self.entrypoint, self.command = list(images.STAGE_COMMAND), work.arguments
+        self.working_dir = str(work.workspace)
+        cpus = min(int(self.cpus), runners.CORES)
+        self.environment = container.environment(work.environment, cpus, self.stage_name)
         self.mounts = _mounts()
-        self.container_name = re.sub(r"[^A-Za-z0-9_.-]", ".", f"cslm-{self.facts['run']}-{workspace.name}")
+        self.container_name = re.sub(r"[^A-Za-z0-9_.-]", ".", f"cslm-{self.facts['run']}-{work.address}")
         told: list[str] = []
 
         def tell(text: str) -> None:
@@ -134,11 +116,7 @@ class StageContainer(DockerOperator):
             if begun:
                 self._remove(self.container_name)
         if state.get("OOMKilled") or any(KILLED in text for text in told):
-            meta = STAGES[self.stage_name].meta
-            line(
-                f"it was killed, most likely because it needs more than its memory, {meta.get('memory')} "
-                f"(dvc.yaml, stage {self.stage_name}, meta)"
-            )
+            line(container.killed(STAGES[self.stage_name]))
         return int(state["ExitCode"])
 
     def on_kill(self) -> None:
@@ -188,36 +166,15 @@ class _Lines:
         return getattr(self._log, name)
 
 
-def memory_bytes(quantity: str) -> int:
-    """`4Gi` -> 4294967296; Kubernetes' notation, as dvc.yaml's `meta` has it.
-
-    Raises:
-        ValueError: another notation.
-    """
-    match = re.fullmatch(r"(\d+)(Ki|Mi|Gi|Ti)", quantity)
-    if match is None:
-        raise ValueError(f"dvc.yaml: memory {quantity!r}: a whole number and one of {', '.join(UNITS)}, please")
-    return int(match.group(1)) * UNITS[match.group(2)]
-
-
-def _gpus(wanted: int) -> list[DeviceRequest] | None:
-    """As many of the machine's GPUs (CSLM_GPUS) as the stage can use."""
-    count = min(wanted, int(os.environ.get("CSLM_GPUS") or 0))
+def _gpus(count: int) -> list[DeviceRequest] | None:
     return [DeviceRequest(count=count, capabilities=[["gpu"]])] if count else None
 
 
 def _network(stage: str) -> str:
     """The machine's network if the stage has somebody to speak to on it, else none."""
     remote = os.environ.get(REMOTE, "") + places.tracking_uri() + places.artifacts_uri()
-    judge = stage == JUDGED and os.environ.get(JUDGE_KEY)
+    judge = stage == container.JUDGED and os.environ.get(container.JUDGE_KEY)
     return "host" if judge or re.search(r"(?<!file)(?<!sqlite)://", remote) else "none"
-
-
-def _environment(environment: dict[str, str], cpus: int, stage: str) -> dict[str, str]:
-    secret = {WEBHOOK} if stage == JUDGED else {WEBHOOK, JUDGE_KEY}
-    kept = {key: value for key, value in environment.items() if key.startswith(PASSED) and key not in secret}
-    who = {"HOME": "/tmp", "USER": "cslm", "LOGNAME": "cslm"}  # a user id without a name has none of them
-    return kept | who | {"OMP_NUM_THREADS": str(min(cpus, runners.CORES))}
 
 
 def _mounts() -> list[Mount]:
@@ -225,7 +182,10 @@ def _mounts() -> list[Mount]:
     home, remote = places.home(), os.environ.get(REMOTE, "")
     nothing = home / "run" / "nothing"
     nothing.mkdir(parents=True, exist_ok=True)
-    given = [*os.environ.get("CSLM_MOUNTS", "").split(os.pathsep), *(os.environ.get(name) for name in FILES)]
+    given = [
+        *os.environ.get("CSLM_MOUNTS", "").split(os.pathsep),
+        *(os.environ.get(name) for name in container.FILES),
+    ]
     readable = {path for path in (str(places.PROJECT / "store"), *given) if path and Path(path).exists()}
     writable = {str(home), *([remote] if remote and "://" not in remote else [])}
     return [

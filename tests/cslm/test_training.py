@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 from torch.nn import functional
-from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from cslm.packing import PackedRows, pack
 from cslm.sequences import IGNORE, Sequence, SequenceBuilder
 from cslm.training import TrainingConfig, train
+from cslm.training.speed import flops_per_token
 from cslm.training.trainer import last_whole_checkpoint
 
 CONFIG = TrainingConfig(
@@ -61,8 +63,9 @@ def test_a_killed_training_continues_to_the_same_weights(
     losses: dict[int, dict[str, float]] = {}
     undisturbed = copy.deepcopy(tiny[0])
     train(undisturbed, rows, config, tmp_path / "a", lambda step, numbers: losses.update({step: numbers}))
-    assert {"loss", "loss.asr.en", "loss.tts.zh", "tokens_per_second"} <= set().union(*losses.values())
+    assert {"loss", "loss.asr.en", "loss.tts.zh", "tokens_per_second", "mfu"} <= set().union(*losses.values())
     assert losses[8]["loss"] < losses[1]["loss"]
+    assert 0 < losses[8]["mfu"] < 1
     assert dict(os.environ) == environment, "a program started later would join this training"
 
     def die(step: int, numbers: dict[str, float]) -> None:
@@ -177,3 +180,13 @@ def test_the_words_do_not_move_to_be_understood(
 ) -> None:
     model = understand(tiny, readings, tmp_path)
     torch.testing.assert_close(model.lm_head.weight, tiny[0].lm_head.weight, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_operations_of_a_token_are_those_that_torch_counts(tied: bool) -> None:
+    size = {"hidden_size": 96, "intermediate_size": 256, "num_hidden_layers": 3, "num_attention_heads": 4}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=500, tie_word_embeddings=tied, **size))
+    tokens = torch.arange(8)[None]
+    with FlopCounterMode(display=False) as counter:
+        model(input_ids=tokens, labels=tokens).loss.backward()
+    assert flops_per_token(model) * tokens.numel() == pytest.approx(counter.get_total_flops(), rel=0.05)

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import kubernetes_validate
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from kubernetes.client import ApiClient
 
 from dags import graph, images, places, run, runners
-from dags.runners import docker
+from dags.runners import container, docker, kubernetes
 from tests.dags import toy
 
 STAGES = graph.read_graph(places.PROJECT / "dvc.yaml")
@@ -17,7 +23,7 @@ STAGES = graph.read_graph(places.PROJECT / "dvc.yaml")
 
 def test_an_unknown_runner_is_refused_with_the_list(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CSLM_RUNNER", "dcoker")
-    with pytest.raises(ValueError, match="CSLM_RUNNER='dcoker' is no runner: choose one of local, docker"):
+    with pytest.raises(ValueError, match="CSLM_RUNNER='dcoker' is no runner: choose one of local, docker, kub"):
         runners.task_of(STAGES["validate"], {})
 
 
@@ -25,19 +31,19 @@ def test_an_unknown_runner_is_refused_with_the_list(monkeypatch: pytest.MonkeyPa
     ("quantity", "number"), [("4Gi", 4_294_967_296), ("512Mi", 536_870_912), ("1Ki", 1024)]
 )
 def test_memory_is_read_as_kubernetes_writes_it(quantity: str, number: int) -> None:
-    assert docker.memory_bytes(quantity) == number
+    assert container.memory_bytes(quantity) == number
 
 
 @pytest.mark.parametrize("quantity", ["4G", "4", "1.5Gi", "4gi", ""])
 def test_other_notations_of_memory_are_refused(quantity: str) -> None:
     with pytest.raises(ValueError, match="a whole number and one of Ki, Mi, Gi, Ti"):
-        docker.memory_bytes(quantity)
+        container.memory_bytes(quantity)
 
 
 def test_every_stage_has_an_image_and_limits() -> None:
     for stage in STAGES.values():
         assert images.name(str(stage.meta["image"])).startswith(f"localhost/cslm-{stage.meta['image']}:")
-        assert docker.memory_bytes(str(stage.meta["memory"])) >= 2**30
+        assert container.memory_bytes(str(stage.meta["memory"])) >= 2**30
         assert int(stage.meta["cpus"]) >= 1
 
 
@@ -57,7 +63,7 @@ def test_a_container_is_told_of_the_run_and_of_no_secret_of_airflow(
     monkeypatch.setenv("CSLM_JUDGE_API_KEY", "secret")
     monkeypatch.setenv("CSLM_FAILURE_WEBHOOK", "secret")
     facts = {"run": "r", "commit": "c", "mlflow_run": "m"}
-    told = docker._environment(places.stage_environment(facts), 1, "validate")
+    told = container.environment(places.stage_environment(facts), 1, "validate")
     assert "secret" not in told.values()
     assert told["CSLM_RUN_ID"] == "r"
     assert told["AWS_ACCESS_KEY_ID"] == "key"
@@ -90,7 +96,7 @@ def test_the_judge_may_be_asked_by_the_stage_that_asks_it(monkeypatch: pytest.Mo
     monkeypatch.setenv("CSLM_JUDGE_API_KEY", "key")
     assert docker._network("evaluate") == "host"
     facts = {"run": "r", "commit": "c", "mlflow_run": "m"}
-    told = docker._environment(places.stage_environment(facts), 1, "evaluate")
+    told = container.environment(places.stage_environment(facts), 1, "evaluate")
     assert told["CSLM_JUDGE_API_KEY"] == "key"
 
 
@@ -111,11 +117,117 @@ def test_a_container_sees_what_it_needs_and_not_airflows_keys(
 
 def test_no_engine_is_an_error_that_says_what_to_start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
-    container = docker.StageContainer(task_id="validate", stage_name="validate", facts={"run": "r"})
+    task = docker.StageContainer(task_id="validate", stage_name="validate", facts={"run": "r"})
+    work = run.Work("validate", tmp_path, [], {})
     with pytest.raises(
         run.RunFailed, match=r"container engine at unix://.*none\.sock does not do its work.*DOCKER_HOST"
     ):
-        container._launch([], tmp_path, {}, print)
+        task._launch(work, print)
+
+
+def _pod(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, stage: str, **variables: str) -> dict[str, Any]:
+    """What a cluster is sent for a stage, checked against Kubernetes' own schema."""
+    given = {"CSLM_KUBERNETES_CLAIM": "shared", "CSLM_KUBERNETES_MOUNT": "/", "CSLM_HOME": str(tmp_path)}
+    for name in container.FILES:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in (given | variables).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(kubernetes.StagePod, "_get_ti_pod_labels", lambda *_, **__: {"dag_id": "cslm_train"})
+    facts = {"run": "Of_today.1", "commit": "c", "mlflow_run": "m", "force": []}
+    task = kubernetes.StagePod(
+        **{k: v for k, v in runners.arguments(STAGES[stage]).items() if k != "map_index_template"},
+        stage_name=stage,
+        facts=facts,
+    )
+    task._describe(run.work_of(facts, STAGES[stage], "en" if STAGES[stage].foreach else None))
+    pod = ApiClient().sanitize_for_serialization(task.build_pod_request_obj({}, dry_run=True))
+    kubernetes_validate.validate(pod, kubernetes_validate.latest_version(), strict=True)
+    return dict(pod)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_stage_is_a_valid_pod_without_rights(
+    stage: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pod = _pod(monkeypatch, tmp_path, stage)
+    [only] = pod["spec"]["containers"]
+    assert only["resources"]["limits"] == only["resources"]["requests"]
+    assert only["resources"]["limits"]["memory"] == STAGES[stage].meta["memory"]
+    assert only["securityContext"]["readOnlyRootFilesystem"]
+    assert only["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    assert pod["spec"]["automountServiceAccountToken"] is False
+    assert pod["spec"]["restartPolicy"] == "Never"
+    assert "nvidia.com/gpu" not in only["resources"]["limits"]
+
+
+def test_a_pod_refers_to_secrets_and_holds_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    secrets = {
+        "AWS_ACCESS_KEY_ID": "hidden-key",
+        "AWS_SECRET_ACCESS_KEY": "hidden-secret",
+        "PGPASSWORD": "hidden-password",
+        "CSLM_JUDGE_API_KEY": "hidden-judge",
+        "CSLM_FAILURE_WEBHOOK": "hidden-url",
+        "CSLM_KUBERNETES_SECRET": "store",
+    }
+    validate = _pod(monkeypatch, tmp_path, "validate", **secrets)
+    assert "hidden" not in str(validate)
+    references = {
+        variable["name"]: variable["valueFrom"]["secretKeyRef"]
+        for variable in validate["spec"]["containers"][0]["env"]
+        if "valueFrom" in variable
+    }
+    assert references["AWS_SECRET_ACCESS_KEY"] == {
+        "name": "store",
+        "key": "AWS_SECRET_ACCESS_KEY",
+        "optional": True,
+    }
+    assert "CSLM_JUDGE_API_KEY" not in references, "the key of one stage"
+    evaluate = _pod(monkeypatch, tmp_path, "evaluate", **secrets)
+    assert "hidden" not in str(evaluate)
+    assert "CSLM_JUDGE_API_KEY" in str(evaluate)
+
+
+def test_a_stage_with_gpus_asks_for_them_and_for_nodes_that_have_them(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pod = _pod(monkeypatch, tmp_path, "pretrain", CSLM_GPUS="8")
+    assert pod["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "8"
+    assert pod["spec"]["tolerations"] == STAGES["pretrain"].meta["tolerations"]
+    assert runners.arguments(STAGES["pretrain"])["pool"] == "cslm_gpu"
+    assert not _pod(monkeypatch, tmp_path, "validate", CSLM_GPUS="8")["spec"].get("tolerations")
+    assert runners.arguments(STAGES["validate"])["pool"] == "default_pool"
+
+
+def test_a_number_of_gpus_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CSLM_GPUS", "two")
+    with pytest.raises(ValueError, match="CSLM_GPUS='two': how many GPUs"):
+        runners.arguments(STAGES["pretrain"])
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"CSLM_KUBERNETES_CLAIM": ""}, "CSLM_KUBERNETES_CLAIM is not set"),
+        ({"CSLM_KUBERNETES_MOUNT": "/elsewhere"}, "which pods cannot see: it must lie under /elsewhere"),
+        (
+            {"CSLM_KUBERNETES_MOUNT": "/elsewhere", "PGPASSFILE": "/root/.pgpass"},
+            "PGPASSFILE=/root/.pgpass: pods see only",
+        ),
+    ],
+)
+def test_a_pod_that_could_not_see_its_files_is_refused(
+    variables: dict[str, str], said: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with pytest.raises(run.RunFailed, match=re.escape(said)):
+        _pod(monkeypatch, tmp_path, "validate", **variables)
+
+
+@given(st.text(min_size=1, max_size=90), st.sampled_from(["validate", "tokenize@en", "ingest@My corpus"]))
+def test_names_of_pods_are_valid_and_different(name: str, address: str) -> None:
+    given = kubernetes.pod_name(name, address)
+    assert re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", given), "RFC 1123"
+    assert given != kubernetes.pod_name(name, address.upper())
+    assert given != kubernetes.pod_name(name + "x", address)
 
 
 def test_an_image_changes_its_name_with_the_lock(tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ stages:
     deps: [work/doubled]
     params: [final]
     outs: [work/final, report/evaluation]
+    meta: {gpus: 1}
     metrics: [metrics/evaluation.json]
 """
 

@@ -31,7 +31,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def ports() -> dict[str, str]:
-    return running.ports()
+    return running.ports() | {"CSLM_GPUS": "2"}
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +71,11 @@ def test_run_triggered_over_the_api_gives_what_the_demo_gives(
     with _another_writer(project / "var" / "airflow" / "airflow.db"):
         run = running.call(runs, {"logical_date": None, "conf": conf}, token)["dag_run_id"]
     assert running.ended(f"{runs}/{run}", token) == "success"
+    done = running.call(f"{runs}/{run}/taskInstances", token=token)["task_instances"]
+    pools = {task["task_id"]: task["pool"] for task in done}
+    assert (pools["final"], pools["prepare"]) == ("cslm_gpu", "default_pool"), "who uses a GPU waits for one"
+    pool = running.call(f"{airflow}/api/v2/pools/cslm_gpu", token=token)
+    assert (pool["slots"], pool["include_deferred"]) == (2, True)
     evaluation = json.loads(
         (project / "var" / "runs" / "triggered" / "metrics" / "evaluation.json").read_text()
     )

@@ -1,0 +1,48 @@
+"""How much of a machine's arithmetic a training uses: MFU (PaLM, arXiv 2204.02311, appendix B).
+
+The paper divides by what a vendor promises. Processors come without one, so here it is what the machine
+reaches in one large matrix product, in the precision that the training works in: 1 is a training that does
+nothing but multiply as fast as this machine can.
+"""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from transformers import PreTrainedModel
+
+from cslm.precision import half_precision
+
+SIZE = {"cpu": 2048, "cuda": 8192}
+TRIES = 4
+
+
+def flops_per_token(model: PreTrainedModel) -> float:
+    """Operations of forward and backward for one token: six for every weight that it is multiplied with.
+
+    The lookup of embeddings multiplies nothing; a head that shares their weights does. Attention between tokens
+    is left out, as it depends on how long documents are, so utilisation is told rather too low.
+    """
+    lookup = model.get_input_embeddings()
+    head = model.get_output_embeddings()
+    weights = sum(parameter.numel() for parameter in model.parameters() if parameter.dim() > 1)
+    tied = head is not None and head.weight is lookup.weight
+    return 6.0 * (weights if tied else weights - lookup.weight.numel())
+
+
+def peak_flops(device: str) -> float:
+    """Operations a second of a large matrix product on `cpu` or `cuda`: the best of some tries."""
+    size = SIZE[device]
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    factor = torch.full((size, size), 0.5, device=device, dtype=dtype)
+    best = float("inf")
+    with torch.no_grad(), half_precision():
+        for _ in range(TRIES):
+            started = time.perf_counter()
+            product = factor @ factor
+            if device == "cuda":
+                torch.cuda.synchronize()
+            best = min(best, time.perf_counter() - started)
+    assert product.shape == factor.shape
+    return 2 * size**3 / best

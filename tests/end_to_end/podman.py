@@ -1,0 +1,94 @@
+"""A container engine for tests, and the images of the stages in it."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.end_to_end.checkout import ORCHESTRATOR, ROOT, environment
+
+BASE = "localhost/cslm-base"
+START_S = 30
+STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text("utf-8"))["stages"]
+IMAGES = sorted({row.get("do", row)["meta"]["image"] for row in STAGES.values()})
+CONFIGURATION = """\
+[containers]
+default_ulimits = ["nofile=20000:20000", "nproc=30000:30000"]
+[engine]
+runtime = "runc"
+cgroup_manager = "cgroupfs"
+events_logger = "file"
+"""
+"""What podman needs where no systemd runs."""
+NEEDED = pytest.mark.skipif(
+    not (shutil.which("podman") and shutil.which("mmdebstrap")),
+    reason="needs podman: apt-get install podman runc mmdebstrap",
+)
+
+
+@contextmanager
+def service(folder: Path) -> Iterator[dict[str, str]]:
+    """A container engine that speaks Docker's API, and the variables that name it."""
+    (folder / "containers.conf").write_text(CONFIGURATION)
+    address = f"unix://{folder}/podman.sock"
+    variables = {"CONTAINERS_CONF": str(folder / "containers.conf"), "DOCKER_HOST": address}
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(
+            ["podman", "system", "service", "--time=0", address],
+            env=environment(ROOT) | variables,
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        deadline = time.monotonic() + START_S
+        while not (folder / "podman.sock").exists():
+            assert time.monotonic() < deadline, (folder / "log").read_text()
+            time.sleep(0.1)
+        yield variables
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def build(clone: Path, engine: dict[str, str]) -> dict[str, str]:
+    """Component -> its image, for all stages."""
+    variables = environment(clone) | engine
+    if subprocess.run(["podman", "image", "exists", BASE], env=variables, check=False).returncode:
+        subprocess.run([ROOT / "infra" / "images" / "base.sh"], env=variables, check=True)
+    result = subprocess.run(
+        [ORCHESTRATOR, "-m", "infra.build_images", *IMAGES, "--from", BASE],
+        cwd=clone,
+        env=variables,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    names = [line.split()[0] for line in result.stdout.splitlines() if line.startswith("localhost/cslm-")]
+    assert len(names) == len(IMAGES)
+    return dict(zip(IMAGES, names, strict=True))
+
+
+def run(engine: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    """A command of podman and its outcome."""
+    return subprocess.run(
+        ["podman", *arguments],
+        env=environment(ROOT) | engine,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def outputs(clone: Path, name: str) -> dict[str, str]:
+    """Digests of what the stages of a run made; their metrics name the run and how long it took."""
+    stages = yaml.safe_load((clone / "var" / "runs" / name / "dvc.lock").read_text("utf-8"))["stages"]
+    outs = {out["path"]: out["md5"] for stage in stages.values() for out in stage.get("outs", [])}
+    return {path: digest for path, digest in outs.items() if path.startswith("work/")}
