@@ -2,7 +2,8 @@
 
 KEY is a digest of the stage's deps in dvc.yaml (data and code) and of its parameters: a rerun of the same
 training continues it, in the same MLflow run; another training never sees it. The folder is kept when the
-training ends, as its result may be lost until DVC has it; the pipeline removes it then.
+training ends, as its result may be lost until DVC has it; the pipeline removes it then. With CSLM_CHECKPOINTS
+it is in an object store too (components.checkpoint_store), from where another machine goes on.
 """
 
 from __future__ import annotations
@@ -10,39 +11,57 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import os
 import re
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import yaml
 
-from components.stage import Stage, home
+from components.checkpoint_store import FINISHED, URI, CheckpointStore
+from components.stage import Stage, StageFailed, home
 
-FINISHED = "finished"
 
-
-def checkpoint_folder(stage: Stage) -> Path:
+@contextmanager
+def checkpoints_of(stage: Stage) -> Iterator[Path]:
     """Folder for the checkpoints of exactly this training; `stage` will continue the MLflow run kept there.
 
+        with checkpoints_of(stage) as checkpoints, stage:
+            ...
+
+    A block that ends well marks the training as done.
+
     Raises:
-        SystemExit: no dvc.yaml here, or it has no such stage.
+        SystemExit: no dvc.yaml here, or it has no such stage; the store of checkpoints does not do its work.
     """
+    folder = home() / "checkpoints" / _name(stage)
+    try:
+        store = CheckpointStore(os.environ[URI], folder.name) if os.environ.get(URI) else None
+        if store is not None and not _begun(folder):
+            store.restore(folder)
+    except StageFailed as error:
+        sys.exit(f"{stage.name}: {error}")
+    folder.mkdir(parents=True, exist_ok=True)
+    stage.run_id_file = folder / "mlflow_run_id"
+    with store.mirrored(folder) if store is not None else nullcontext():
+        yield folder
+        (folder / FINISHED).touch()
+
+
+def _begun(folder: Path) -> bool:
+    return folder.exists() and any(folder.iterdir())
+
+
+def _name(stage: Stage) -> str:
     parameters = json.dumps([stage.parameters, stage.settings.seed], sort_keys=True)
     digest = hashlib.sha256(parameters.encode())
     for path in _files_of(stage):
         digest.update(path.as_posix().encode())
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
-    folder = home() / "checkpoints" / f"{stage.name}-{digest.hexdigest()[:16]}"
-    folder.mkdir(parents=True, exist_ok=True)
-    stage.run_id_file = folder / "mlflow_run_id"
-    return folder
-
-
-def finish(folder: Path) -> None:
-    """Mark the training as done."""
-    (folder / FINISHED).touch()
+    return f"{stage.name}-{digest.hexdigest()[:16]}"
 
 
 def _files_of(stage: Stage) -> Iterator[Path]:

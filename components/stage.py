@@ -106,8 +106,10 @@ class Stage:
         tags = {tag: os.environ[name] for name, tag in TAGS.items() if name in os.environ}
         tags |= {"stage": self.name, "profile": self.settings.profile}
         if self.run_id_file is not None and self.run_id_file.exists():
-            mlflow.start_run(self.run_id_file.read_text("utf-8"), tags=tags)
-            return
+            known = self.run_id_file.read_text("utf-8")
+            if _exists(known):  # else the training began with another MLflow
+                mlflow.start_run(known, tags=tags)
+                return
         mlflow.start_run(run_name=self.name, parent_run_id=parent, tags=tags)
         mlflow.log_params(flatten(self.parameters))
         if self.run_id_file is not None:
@@ -178,6 +180,16 @@ class Stage:
             raise
         shutil.rmtree(path, ignore_errors=True)
         partial.rename(path)
+
+
+def _exists(run_id: str) -> bool:
+    try:
+        mlflow.get_run(run_id)
+    except mlflow.MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return False
+    return True
 
 
 def _disk_full(error: BaseException | None) -> bool:

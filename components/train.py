@@ -9,7 +9,7 @@ from pathlib import Path
 
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from components.checkpoints import checkpoint_folder, finish
+from components.checkpoints import checkpoints_of
 from components.settings import Training
 from components.stage import Stage, StageFailed, home
 from cslm.packing import PackedRows
@@ -21,8 +21,7 @@ def train_phase(name: str, rows: Path, start: Path, result: Path) -> None:
     """Train the checkpoint in `start` on the packed rows, into `result`; the whole of a training stage."""
     stage = Stage(name)
     section: Training = getattr(stage.settings, name)
-    checkpoints = checkpoint_folder(stage)
-    with stage:
+    with checkpoints_of(stage) as checkpoints, stage:
         data = PackedRows(rows)
         if not len(data):
             raise StageFailed(f"{rows} holds no rows: the mixture in `compose.{name}` selects nothing")
@@ -35,7 +34,6 @@ def train_phase(name: str, rows: Path, start: Path, result: Path) -> None:
             save_checkpoint(model, tokenizer, folder)
         write_log(trained.log, Path(f"metrics/plots/{name}.csv"))
         stage.log_metrics(trained.figures())
-    finish(checkpoints)
 
 
 def open_checkpoint(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

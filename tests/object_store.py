@@ -165,7 +165,7 @@ def _install() -> None:
     mark = ENVIRONMENT / ".lock-digest"
     if mark.exists() and mark.read_text() == digest:
         return
-    uv = Path(sys.executable).parent / "uv"
+    uv = ROOT / ".venv" / "orchestrator" / "bin" / "uv"
     environment = {"UV_CACHE_DIR": str(ROOT / "var" / "cache" / "uv"), **os.environ}  # not in the user's home
     for command in (
         ["venv", "--clear", "--python", sys.executable, ENVIRONMENT],

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import typer
 
-from components.checkpoints import checkpoint_folder, finish
+from components.checkpoints import checkpoints_of
 from components.settings import TextModel, Training
 from components.stage import Stage, StageFailed, home
 from components.train import (
@@ -45,8 +45,7 @@ def main() -> None:
     """Take or train the text model."""
     stage = Stage("text_model")
     section, seed = stage.settings.text_model, stage.settings.seed
-    checkpoints = checkpoint_folder(stage)
-    with stage:
+    with checkpoints_of(stage) as checkpoints, stage:
         if section.checkpoint is not None:
             model, tokenizer = open_checkpoint(Path(section.checkpoint))
         else:
@@ -80,7 +79,6 @@ def main() -> None:
             if left_out:
                 (folder / TOO_LONG).write_text(left_out, "utf-8")
         stage.log_metrics({"parameters": model.num_parameters(), "vocabulary": len(tokenizer)})
-    finish(checkpoints)
 
 
 def noting(sequences: Iterable[Sequence], tokens: set[int]) -> Iterator[Sequence]:

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 import typer
 
-from components.checkpoints import checkpoint_folder, finish
+from components.checkpoints import checkpoints_of
 from components.stage import Stage, StageFailed, home
 from cslm.audio import SAMPLE_RATE, change_speed, decode
 from cslm.decoder import DecoderConfig, SpeechDecoder
@@ -42,8 +42,7 @@ MEASURED = 40
 def main() -> None:
     """Train (or take) and measure the speech decoder."""
     stage = Stage("train_decoder")
-    checkpoints = checkpoint_folder(stage)
-    with stage:
+    with checkpoints_of(stage) as checkpoints, stage:
         settings = stage.settings.train_decoder
         decoder = open_decoder(stage)
         if settings.steps or settings.vocoder_steps:
@@ -53,7 +52,6 @@ def main() -> None:
         with stage.output(DECODER) as folder:
             decoder.save(folder)
         stage.log_metrics({"voices": len(decoder.voices), "dev": measure(SpeechDecoder.load(DECODER))})
-    finish(checkpoints)
 
 
 def open_decoder(stage: Stage) -> SpeechDecoder:

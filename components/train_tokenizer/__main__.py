@@ -17,7 +17,7 @@ from typing import Any
 import torch
 import typer
 
-from components.checkpoints import checkpoint_folder, finish
+from components.checkpoints import checkpoints_of
 from components.settings import TrainTokenizer
 from components.stage import Stage, StageFailed, home
 from cslm.audio import decode
@@ -37,8 +37,7 @@ MEASURE_BATCH = 32
 def main() -> None:
     """Train (or take) and measure the speech tokenizer."""
     stage = Stage("train_tokenizer")
-    checkpoints = checkpoint_folder(stage)
-    with stage:
+    with checkpoints_of(stage) as checkpoints, stage:
         tokenizer = open_tokenizer(stage.settings.train_tokenizer, stage.settings.seed)
         if stage.settings.train_tokenizer.steps:
             train_on_corpus(stage, tokenizer, checkpoints / "state.pt")
@@ -47,7 +46,6 @@ def main() -> None:
         for split in ("dev", "test", "heldout_voice"):
             stage.log_metrics({split: measure(tokenizer, split)})
         stage.log_metrics({"units": tokenizer.units})
-    finish(checkpoints)
 
 
 def open_tokenizer(settings: TrainTokenizer, seed: int) -> SpeechTokenizer:

@@ -24,11 +24,9 @@ def flops_per_token(model: PreTrainedModel) -> float:
     The lookup of embeddings multiplies nothing; a head that shares their weights does. Attention between tokens
     is left out, as it depends on how long documents are, so utilisation is told rather too low.
     """
-    lookup = model.get_input_embeddings()
-    head = model.get_output_embeddings()
+    lookup = next(model.get_input_embeddings().parameters())
     weights = sum(parameter.numel() for parameter in model.parameters() if parameter.dim() > 1)
-    tied = head is not None and head.weight is lookup.weight
-    return 6.0 * (weights if tied else weights - lookup.weight.numel())
+    return 6.0 * (weights if model.config.tie_word_embeddings else weights - lookup.numel())
 
 
 def peak_flops(device: str) -> float:

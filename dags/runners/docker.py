@@ -32,6 +32,7 @@ STAGES = graph.read_graph(places.PROJECT / "dvc.yaml")
 KILLED = "exited with 137"
 """What DVC says of a command that was killed; an engine tells it only of the container's first process."""
 REMOTE = "CSLM_DVC_REMOTE"
+STORES = (REMOTE, "CSLM_CHECKPOINTS")
 SHARED_MEMORY_B = 2**30
 MAX_PROCESSES = 4096
 NANO = 1_000_000_000
@@ -172,7 +173,9 @@ def _gpus(count: int) -> list[DeviceRequest] | None:
 
 def _network(stage: str) -> str:
     """The machine's network if the stage has somebody to speak to on it, else none."""
-    remote = os.environ.get(REMOTE, "") + places.tracking_uri() + places.artifacts_uri()
+    remote = (
+        "".join(os.environ.get(name, "") for name in STORES) + places.tracking_uri() + places.artifacts_uri()
+    )
     judge = stage == container.JUDGED and os.environ.get(container.JUDGE_KEY)
     return "host" if judge or re.search(r"(?<!file)(?<!sqlite)://", remote) else "none"
 

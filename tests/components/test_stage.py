@@ -12,7 +12,7 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from components.checkpoints import checkpoint_folder
+from components.checkpoints import checkpoints_of
 from components.stage import Stage, StageFailed, flatten
 
 ROOT = Path(__file__).parents[2]
@@ -94,7 +94,7 @@ def test_a_stage_is_nested_in_the_run_that_the_environment_names(monkeypatch: py
 
 def test_a_training_outside_of_a_checkout_says_so(project: Path) -> None:
     with pytest.raises(SystemExit, match=r"^pretrain: dvc.yaml does not tell"):
-        checkpoint_folder(Stage("pretrain"))
+        checkpoints_of(Stage("pretrain")).__enter__()
 
 
 def test_only_the_same_training_continues(project: Path) -> None:
@@ -110,8 +110,8 @@ def test_only_the_same_training_continues(project: Path) -> None:
         if change:
             (project / change).write_text("2")
         stage = Stage("pretrain")
-        folders.append(checkpoint_folder(stage))
-        with stage:
+        with checkpoints_of(stage) as folder, stage:
+            folders.append(folder)
             runs.append(stage.run_id)
     assert folders[0] == folders[1] and runs[0] == runs[1]
     assert len(set(folders)) == len(set(runs)) == 1 + len(files), (

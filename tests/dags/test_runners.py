@@ -78,6 +78,7 @@ def test_a_container_is_told_of_the_run_and_of_no_secret_of_airflow(
         ({"CSLM_DVC_REMOTE": "s3://bucket/dvc"}, "host"),
         ({"MLFLOW_TRACKING_URI": "http://127.0.0.1:5000"}, "host"),
         ({"CSLM_ARTIFACTS": "s3://bucket/mlflow"}, "host"),
+        ({"CSLM_CHECKPOINTS": "s3://bucket/checkpoints"}, "host"),
         ({"MLFLOW_TRACKING_URI": "postgresql://mlflow@db/mlflow"}, "host"),
         ({"CSLM_JUDGE_API_KEY": "key"}, "none"),
     ],
