@@ -14,7 +14,7 @@ export XDG_CONFIG_HOME := $(CSLM_HOME)/config
 PYTEST := -m pytest -q --durations=5
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo from-scratch ablations chat dags history images up down test test-orchestrator test-components lint clean
+.PHONY: help setup demo from-scratch ablations chat dags history images up down test test-slow test-orchestrator test-components lint clean
 
 help:  ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | awk -F'\t' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -49,8 +49,11 @@ up: setup  ## Airflow and MLflow in the background (AIRFLOW_PORT=8080, MLFLOW_PO
 down:  ## Stop them
 	@$(ORCHESTRATOR) -m infra.services down
 
-test: setup  ## The whole test suite
+test: setup  ## The test suite, but for what needs containers or an object store for the whole graph
 	@$(MAKE) --no-print-directory test-orchestrator test-components
+
+test-slow: setup  ## The whole graph in containers, in pods, and with everything in an object store
+	@$(COMPONENTS) $(PYTEST) tests/slow
 
 test-orchestrator:  ## Tests of dags/ and infra/
 	@$(ORCHESTRATOR) $(PYTEST) tests/dags tests/infra

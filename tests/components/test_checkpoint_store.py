@@ -194,7 +194,7 @@ def test_what_finished_trainings_left_is_removed_after_a_day(
         assert CheckpointStore(URI, name).upload(tmp_path / name)
     CheckpointStore(URI, NAME).restore(tmp_path / NAME)
     assert _keys("checkpoints/pretrain-old/"), "the day is not over"
-    monkeypatch.setattr(checkpoint_store, "SWEPT", checkpoint_store.SWEPT * 0)
+    monkeypatch.setattr(checkpoint_store, "SWEPT", -checkpoint_store.SWEPT)
     CheckpointStore(URI, NAME).restore(tmp_path / NAME)
     assert not _keys("checkpoints/pretrain-old/")
     assert _keys("checkpoints/pretrain-running/")

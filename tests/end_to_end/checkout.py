@@ -8,6 +8,8 @@ import subprocess
 import time
 from pathlib import Path
 
+import yaml
+
 ROOT = Path(__file__).parents[2]
 ORCHESTRATOR = ROOT / ".venv" / "orchestrator" / "bin" / "python"
 CALLERS = ("AIRFLOW", "CSLM", "DVC", "MLFLOW")
@@ -54,3 +56,10 @@ def environment(clone: Path) -> dict[str, str]:
     """What a command in the clone is started with: nothing of the caller's own run."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(CALLERS)}
     return kept | {"PYTHONPATH": str(clone), "CSLM_HOME": str(clone / "var"), "PROFILE": "test"}
+
+
+def outputs(home: Path, run: str) -> dict[str, str]:
+    """Digests of what the stages of a run made; their metrics name the run and how long it took."""
+    stages = yaml.safe_load((home / "runs" / run / "dvc.lock").read_text("utf-8"))["stages"]
+    outs = {out["path"]: out["md5"] for stage in stages.values() for out in stage.get("outs", [])}
+    return {path: digest for path, digest in outs.items() if path.startswith("work/")}

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.end_to_end import checkout, podman
+from tests.end_to_end import checkout
 
 
 @pytest.fixture(scope="session")
@@ -22,16 +21,3 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def first(clone: Path) -> tuple[str, float]:
     """Output and seconds of the first run: nothing is cached."""
     return checkout.demo(clone, RUN="first")
-
-
-@pytest.fixture(scope="session")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """The variables that name a running container engine."""
-    with podman.service(tmp_path_factory.mktemp("podman")) as variables:
-        yield variables
-
-
-@pytest.fixture(scope="session")
-def images(clone: Path, engine: dict[str, str]) -> dict[str, str]:
-    """Component -> its image, for all stages."""
-    return podman.build(clone, engine)

@@ -47,23 +47,23 @@ def airflow(project: Path, ports: dict[str, str]) -> tuple[str, str]:
     return address, call(f"{address}/auth/token", {"username": "admin", "password": password})["access_token"]
 
 
-def until(ask: Callable[[], Any]) -> Any:
+def until(ask: Callable[[], Any], limit_s: float = LIMIT_S) -> Any:
     """The first answer that is something."""
-    deadline = time.monotonic() + LIMIT_S
+    deadline = time.monotonic() + limit_s
     while not (answer := ask()):
         assert time.monotonic() < deadline, "nothing came for too long"
         time.sleep(1)
     return answer
 
 
-def ended(run: str, token: str) -> str:
+def ended(run: str, token: str, limit_s: float = LIMIT_S) -> str:
     """State in which a run of a DAG ends."""
 
     def state() -> str:
         now = str(call(run, token=token)["state"])
         return now if now in ("success", "failed") else ""
 
-    return str(until(state))
+    return str(until(state, limit_s))
 
 
 def call(

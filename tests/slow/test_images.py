@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end import podman
-from tests.end_to_end.checkout import ORCHESTRATOR, demo, environment
+from tests.end_to_end.checkout import ORCHESTRATOR, demo, environment, outputs
+from tests.slow import podman
 
 USER = "10001"
 
@@ -50,11 +50,11 @@ def test_the_smaller_environment_has_no_torch(images: dict[str, str], engine: di
 
 
 def test_every_stage_works_in_a_container_and_gives_the_same(
-    clone: Path, first: tuple[str, float], images: dict[str, str], engine: dict[str, str]
+    clone: Path, first: str, images: dict[str, str], engine: dict[str, str]
 ) -> None:
     output, _ = demo(clone, RUN="contained", CSLM_RUNNER="docker", FORCE="validate tokenize", **engine)
     assert "registered: version 1 (unchanged" in output, output
-    assert podman.outputs(clone, "contained") == podman.outputs(clone, "first")
+    assert outputs(clone / "var", "contained") == outputs(clone / "var", "first")
     for stage, row in podman.STAGES.items():
         logs = list((clone / "var" / "logs" / "contained").glob(f"{stage}*.log"))
         assert logs

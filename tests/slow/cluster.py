@@ -21,7 +21,7 @@ from urllib.parse import parse_qs, urlparse
 
 import yaml
 
-from tests.end_to_end import podman
+from tests.slow import podman
 
 PODS = re.compile(r"/api/v1/namespaces/(?P<namespace>[^/]+)/pods(/(?P<name>[^/]+))?(/(?P<log>log))?")
 EVENTS = re.compile(r"/api/v1/namespaces/[^/]+/events")

@@ -1,4 +1,4 @@
-"""Every stage as a pod: described by Airflow's KubernetesPodOperator, run by tests/end_to_end/cluster.py."""
+"""Every stage as a pod: described by Airflow's KubernetesPodOperator, run by tests/slow/cluster.py."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.end_to_end import cluster, podman
-from tests.end_to_end.checkout import ORCHESTRATOR, ROOT, demo, environment
+from tests.end_to_end.checkout import ORCHESTRATOR, ROOT, demo, environment, outputs
+from tests.slow import cluster, podman
 
 pytestmark = [pytest.mark.timeout(1800), podman.NEEDED]
 
@@ -40,14 +40,14 @@ def kubernetes(
 
 def test_every_stage_works_in_a_pod_and_gives_the_same(
     clone: Path,
-    first: tuple[str, float],
+    first: str,
     images: dict[str, str],
     kubernetes: tuple[cluster.Cluster, dict[str, str]],
 ) -> None:
     there, variables = kubernetes
     output, _ = demo(clone, RUN="pods", FORCE="validate tokenize", **variables)
     assert "registered: version 1 (unchanged" in output, output
-    assert podman.outputs(clone, "pods") == podman.outputs(clone, "first")
+    assert outputs(clone / "var", "pods") == outputs(clone / "var", "first")
     assert {pod["spec"]["containers"][0]["image"] for pod in there.created} == set(images.values())
     assert "from-the-secret" not in str(there.created)
     assert "of-the-worker" not in str(there.created)

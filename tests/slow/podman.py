@@ -35,10 +35,17 @@ NEEDED = pytest.mark.skipif(
 
 @contextmanager
 def service(folder: Path) -> Iterator[dict[str, str]]:
-    """A container engine that speaks Docker's API, and the variables that name it."""
+    """A container engine that speaks Docker's API, and the variables of runs in it.
+
+    Containers have no network here, so what they tell MLflow stays out of the object store of other tests.
+    """
     (folder / "containers.conf").write_text(CONFIGURATION)
     address = f"unix://{folder}/podman.sock"
-    variables = {"CONTAINERS_CONF": str(folder / "containers.conf"), "DOCKER_HOST": address}
+    variables = {
+        "CONTAINERS_CONF": str(folder / "containers.conf"),
+        "DOCKER_HOST": address,
+        "MLFLOW_EXPERIMENT_NAME": "contained",
+    }
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(
             ["podman", "system", "service", "--time=0", address],
@@ -85,10 +92,3 @@ def run(engine: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[
         text=True,
         check=False,
     )
-
-
-def outputs(clone: Path, name: str) -> dict[str, str]:
-    """Digests of what the stages of a run made; their metrics name the run and how long it took."""
-    stages = yaml.safe_load((clone / "var" / "runs" / name / "dvc.lock").read_text("utf-8"))["stages"]
-    outs = {out["path"]: out["md5"] for stage in stages.values() for out in stage.get("outs", [])}
-    return {path: digest for path, digest in outs.items() if path.startswith("work/")}

@@ -1,0 +1,55 @@
+"""One clone and one first run, with everything in an object store, for all slow tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import boto3
+import pytest
+
+from tests.end_to_end import checkout
+from tests.object_store import BUCKET, WRITER, ObjectStore
+from tests.slow import podman
+
+
+@pytest.fixture(scope="session")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone of the checkout as it is."""
+    if not checkout.ORCHESTRATOR.exists():
+        pytest.skip("no .venv/orchestrator here: run `make setup`")
+    return checkout.make(tmp_path_factory.mktemp("slow") / "clone")
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The variables that put outputs, artifacts and checkpoints into an object store."""
+    with ObjectStore(tmp_path_factory.mktemp("store")) as server, pytest.MonkeyPatch.context() as patch:
+        variables = server.environment(WRITER)
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        boto3.client("s3").create_bucket(Bucket=BUCKET)
+        yield variables | {
+            "CSLM_DVC_REMOTE": f"s3://{BUCKET}/dvc",
+            "CSLM_ARTIFACTS": f"s3://{BUCKET}/mlflow",
+            "CSLM_CHECKPOINTS": f"s3://{BUCKET}/checkpoints",
+        }
+
+
+@pytest.fixture(scope="session")
+def first(clone: Path, store: dict[str, str]) -> str:
+    """Output of the first run: nothing is cached anywhere."""
+    return checkout.demo(clone, RUN="first", **store)[0]
+
+
+@pytest.fixture(scope="session")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The variables that name a running container engine."""
+    with podman.service(tmp_path_factory.mktemp("podman")) as variables:
+        yield variables
+
+
+@pytest.fixture(scope="session")
+def images(clone: Path, engine: dict[str, str]) -> dict[str, str]:
+    """Component -> its image, for all stages."""
+    return podman.build(clone, engine)
