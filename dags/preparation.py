@@ -211,12 +211,13 @@ def _found(commit_id: str, path: Path) -> bool:
 
 
 def _drop_old_files() -> None:
-    """Workspaces of failed stages, kept for a look until the next run begins, and scratch files of killed ones.
+    """Workspaces of failed stages, kept for a look until the next run, and what killed ones left half done.
 
     A day protects a run beside this one.
     """
     home = places.home()
-    for folder in [*(home / "workspaces").glob("*"), *home.glob("scratch-*")]:
+    half_done = [*home.glob("scratch-*"), *(home / "checkpoints").glob(".*")]
+    for folder in [*(home / "workspaces").glob("*"), *half_done]:
         signs_of_life = [folder, *folder.glob("*"), *(home / "logs" / folder.name).glob("*")]
         if time.time() - max(path.stat().st_mtime for path in signs_of_life) > OLD_S:
             shutil.rmtree(folder, ignore_errors=True)

@@ -65,7 +65,7 @@ def start_stage(facts: Facts, stage: graph.Stage, item: str | None) -> Work:
         RunFailed: there can be no workspace.
     """
     work = work_of(facts, stage, item)
-    with _told(facts, work.address):
+    with told(facts, work.address):
         _workspace(facts, work.address)
     return work
 
@@ -79,7 +79,7 @@ def end_stage(facts: Facts, stage: graph.Stage, item: str | None, log: Log, doin
         RunFailed: with the last lines that the stage printed.
     """
     work = work_of(facts, stage, item)
-    with _told(facts, work.address, started=False) as ended:
+    with told(facts, work.address, started=False) as ended:
         lines = _stream(doing, facts, work.address, log, work.workspace)
         state = str(json.loads(_result(work.workspace).read_text("utf-8"))["state"])
         for path in stage.metrics:
@@ -117,7 +117,7 @@ def register(facts: Facts, log: Log) -> None:
     run, folder = facts["run"], places.results(facts["run"])
     work = _work(facts, REGISTER, ["--restore-all"])
     command = [python(), "-m", "components.register"]
-    with _told(facts, REGISTER) as ended:
+    with told(facts, REGISTER) as ended:
         _workspace(facts, REGISTER)
         _stream(lambda line: launch(work, line), facts, REGISTER, log, work.workspace)
         for name in ("dvc.lock", "metrics", "report"):
@@ -134,7 +134,7 @@ def register(facts: Facts, log: Log) -> None:
 
 
 @contextmanager
-def _told(facts: Facts, address: str, started: bool = True) -> Iterator[Callable[[str, str], None]]:
+def told(facts: Facts, address: str, started: bool = True) -> Iterator[Callable[[str, str], None]]:
     """Tell the world that a task began, how it ended (by the function given), or why it failed.
 
     Raises:

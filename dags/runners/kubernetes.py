@@ -60,7 +60,8 @@ LOGS_EVERY_S = 15
 GRACE_S = 30
 SHARED_MEMORY = "1Gi"
 OUT_OF_MEMORY = "OOMKilled"
-KILLED = 137
+KILLED, ENDED = 137, 143
+"""Exit codes of SIGKILL, and of SIGTERM: what a pod gets whose place is taken."""
 
 
 def task_of(stage: graph.Stage, facts: Any, items: Any = None) -> Any:
@@ -110,7 +111,9 @@ class StagePod(KubernetesPodOperator):
         """Start the pod, or find it at work, and wait for it deferred."""
         stage = self._stage(context)
         with failures.readable():
-            self._describe(run.work_of(self.facts, stage, self.item))
+            work = run.work_of(self.facts, stage, self.item)
+            with run.told(self.facts, work.address, started=False):
+                self._describe(work)
             if not self._at_work(context):
                 run.start_stage(self.facts, stage, self.item)
             super().execute(context)
@@ -162,7 +165,7 @@ class StagePod(KubernetesPodOperator):
         for text in lines:
             line(text)
         state = _terminated(self.pod)
-        if state is not None:
+        if state is not None and not (failure and _lost(self.pod, state)):
             if state.reason == OUT_OF_MEMORY or state.exit_code == KILLED:
                 line(container.killed(STAGES[self.stage_name]))
             return int(state.exit_code)
@@ -297,3 +300,8 @@ def _terminated(pod: k8s.V1Pod | None) -> k8s.V1ContainerStateTerminated | None:
     """How the stage's container ended; None if it has not, or nobody knows."""
     statuses = (pod.status.container_statuses if pod and pod.status else None) or []
     return next((status.state.terminated for status in statuses if status.name == BASE), None)
+
+
+def _lost(pod: k8s.V1Pod, state: k8s.V1ContainerStateTerminated) -> bool:
+    """Whether the cluster took the pod's place, and not the stage ended by itself."""
+    return bool(state.exit_code == ENDED or pod.metadata.deletion_timestamp or pod.status.reason)

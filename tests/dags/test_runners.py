@@ -10,9 +10,12 @@ from typing import Any
 
 import kubernetes_validate
 import pytest
+from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
+from airflow.sdk.exceptions import AirflowException
 from hypothesis import given
 from hypothesis import strategies as st
 from kubernetes.client import ApiClient
+from kubernetes.client import models as k8s
 
 from dags import graph, images, places, run, runners
 from dags.runners import container, docker, kubernetes
@@ -221,6 +224,66 @@ def test_a_pod_that_could_not_see_its_files_is_refused(
 ) -> None:
     with pytest.raises(run.RunFailed, match=re.escape(said)):
         _pod(monkeypatch, tmp_path, "validate", **variables)
+
+
+def _ended_pod(
+    code: int | None, reason: str | None = None, gone: bool = False, pod_reason: str | None = None
+) -> k8s.V1Pod:
+    ended = k8s.V1ContainerStateTerminated(exit_code=code, reason=reason) if code is not None else None
+    status = k8s.V1ContainerStatus(
+        name="base",
+        image="",
+        image_id="",
+        ready=False,
+        restart_count=0,
+        state=k8s.V1ContainerState(terminated=ended),
+    )
+    return k8s.V1Pod(
+        metadata=k8s.V1ObjectMeta(deletion_timestamp="2026-11-27T00:00:00Z" if gone else None),
+        status=k8s.V1PodStatus(phase="Failed", reason=pod_reason, container_statuses=[status]),
+    )
+
+
+@pytest.mark.parametrize(
+    ("pod", "status", "expected", "said"),
+    [
+        (_ended_pod(0), "success", 0, ""),
+        (_ended_pod(1, "Error"), "failed", 1, ""),
+        (_ended_pod(137, "OOMKilled"), "failed", 137, "needs more than its memory, 2Gi"),
+        (_ended_pod(143, "Error"), "failed", AirflowException, ""),
+        (_ended_pod(137, "Error", gone=True), "failed", AirflowException, ""),
+        (_ended_pod(137, "Error", pod_reason="Evicted"), "failed", AirflowException, ""),
+        (_ended_pod(None), "error", AirflowException, ""),
+        (None, "error", AirflowException, ""),
+        (_ended_pod(None), "timeout", run.RunFailed, ""),
+    ],
+)
+def test_only_what_another_try_can_mend_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    pod: k8s.V1Pod | None,
+    status: str,
+    expected: int | type[Exception],
+    said: str,
+) -> None:
+    """A RunFailed is final, any other exception is for Airflow to try again."""
+
+    def reentry(task: Any, context: Any, event: dict[str, Any]) -> None:
+        task.pod = pod
+        if event["status"] != "success":
+            raise AirflowException("the pod has failed")
+
+    monkeypatch.setattr(KubernetesPodOperator, "trigger_reentry", reentry)
+    monkeypatch.setattr(kubernetes.StagePod, "_lines", lambda *_: ["what it printed"])
+    task = kubernetes.StagePod(task_id="validate", stage_name="validate", facts={"run": "r"})
+    event, told = {"name": "pod", "namespace": "cslm", "status": status, "message": "m"}, []
+    if isinstance(expected, int):
+        assert task._ended({}, event, told.append) == expected
+    else:
+        with pytest.raises(expected):
+            task._ended({}, event, told.append)
+    assert told[0] == "what it printed"
+    assert said in "".join(told[1:])
 
 
 @given(st.text(min_size=1, max_size=90), st.sampled_from(["validate", "tokenize@en", "ingest@My corpus"]))
