@@ -1,11 +1,11 @@
-"""A failure that is explained already ends its task: no retry, and no traceback through our code."""
+"""A failure that is explained ends its task without a traceback through our code, and mostly for good."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 from dags import run, snapshot, tracking
 
@@ -15,9 +15,12 @@ def readable() -> Iterator[None]:
     """Let the task fail with the message alone.
 
     Raises:
-        AirflowFailException: for every failure of a run that has an explanation.
+        AirflowException: a machine is away, so Airflow may try again.
+        AirflowFailException: for every other failure that has an explanation; another try would end alike.
     """
     try:
         yield
+    except run.MachineAway as error:
+        raise AirflowException(str(error)) from None
     except (run.RunFailed, snapshot.SnapshotFailed, tracking.TrackingFailed) as error:
         raise AirflowFailException(str(error)) from None

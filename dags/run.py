@@ -30,6 +30,10 @@ class RunFailed(Exception):
     """A run cannot go on; the message names the stage, the cause, and where to read more."""
 
 
+class MachineAway(RunFailed):
+    """What should do the work does not answer, or was taken away: another try may find it there."""
+
+
 @dataclass(frozen=True)
 class Work:
     """What brings one stage to its end: dags/dvc_stage.py with these arguments, in this folder."""
@@ -157,7 +161,7 @@ def told(facts: Facts, address: str, started: bool = True) -> Iterator[Callable[
         events.emit(folder, address, "failed", seconds=time.time() - began, cause=cause)
         with suppress(tracking.TrackingFailed):
             tracking.end(facts["mlflow_run"], "FAILED")
-        raise RunFailed(cause) from error
+        raise (MachineAway if isinstance(error, MachineAway) else RunFailed)(cause) from error
 
 
 def record(facts: Facts, log: Log) -> str:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.docker.exceptions import DockerContainerFailedException
 from airflow.providers.docker.operators.docker import DockerOperator
 from airflow.sdk.exceptions import AirflowException
+from docker import APIClient
 from docker.errors import APIError, DockerException
 from docker.types import DeviceRequest, Mount
 
@@ -26,13 +27,14 @@ from dags.runners import container
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
-    from docker import APIClient
 
 STAGES = graph.read_graph(places.PROJECT / "dvc.yaml")
 KILLED = "exited with 137"
 """What DVC says of a command that was killed; an engine tells it only of the container's first process."""
 REMOTE = "CSLM_DVC_REMOTE"
 STORES = (REMOTE, "CSLM_CHECKPOINTS")
+LABEL = "cslm.home"
+"""Label of the containers of stages: CSLM_HOME, which tells whose they are."""
 SHARED_MEMORY_B = 2**30
 MAX_PROCESSES = 4096
 NANO = 1_000_000_000
@@ -55,7 +57,7 @@ class StageContainer(DockerOperator):
         stage = STAGES[stage_name]
         super().__init__(
             image=images.name(str(stage.meta["image"])),
-            docker_url=os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock",
+            docker_url=_engine(),
             user=f"{os.getuid()}:{os.getgid()}",
             cpus=float(stage.meta.get("cpus", 1)),
             mem_limit=container.memory_bytes(str(stage.meta.get("memory", "4Gi"))),
@@ -64,6 +66,7 @@ class StageContainer(DockerOperator):
             shm_size=SHARED_MEMORY_B,
             mount_tmp_dir=False,
             do_xcom_push=True,
+            labels={LABEL: str(places.home())},
             **arguments,
         )
         self.stage_name, self.facts, self.item = stage_name, facts, item
@@ -81,7 +84,8 @@ class StageContainer(DockerOperator):
         """Run dags/dvc_stage.py in the container; its exit code. As `run.launch` does it in a process.
 
         Raises:
-            RunFailed: no engine, no image, or the engine refuses.
+            MachineAway: no engine, or it refuses.
+            RunFailed: no image.
         """
         self.entrypoint, self.command = list(images.STAGE_COMMAND), work.arguments
         self.working_dir = str(work.workspace)
@@ -108,7 +112,7 @@ class StageContainer(DockerOperator):
                 super().execute({})
             state = self.cli.inspect_container(self.container_name)["State"]
         except (AirflowException, DockerException) as error:
-            raise run.RunFailed(
+            raise run.MachineAway(
                 f"the container engine at {self.docker_url} does not do its work: {error}. Start it (dockerd, "
                 "or podman system service) and name it in DOCKER_HOST, then run this again"
             ) from error
@@ -152,6 +156,21 @@ class StageContainer(DockerOperator):
             nano_cpus=int(min(self.cpus, runners.CORES) * NANO),
         )
         return client
+
+
+def remove_leftovers() -> int:
+    """Remove the containers that killed runs of this CSLM_HOME have left; how many. No run may work there."""
+    with suppress(DockerException):  # a run will say that there is no engine
+        client = APIClient(base_url=_engine(), version="auto")
+        left = client.containers(all=True, filters={"label": f"{LABEL}={places.home()}"})
+        for each in left:
+            client.remove_container(each["Id"], force=True)
+        return len(left)
+    return 0
+
+
+def _engine() -> str:
+    return os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
 
 
 class _Lines:

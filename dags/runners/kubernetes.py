@@ -14,6 +14,8 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +27,8 @@ from airflow.providers.cncf.kubernetes.utils.pod_manager import (
 from airflow.sdk.exceptions import AirflowException
 from kubernetes.client import ApiException
 from kubernetes.client import models as k8s
+from kubernetes.config import ConfigException
+from urllib3.exceptions import HTTPError
 
 from dags import failures, graph, images, places, run, runners
 from dags.runners import container
@@ -114,9 +118,11 @@ class StagePod(KubernetesPodOperator):
             work = run.work_of(self.facts, stage, self.item)
             with run.told(self.facts, work.address, started=False):
                 self._describe(work)
-            if not self._at_work(context):
+                begun = self._at_work(context)
+            if not begun:
                 run.start_stage(self.facts, stage, self.item)
-            super().execute(context)
+            with run.told(self.facts, work.address, started=False), _reachable():
+                super().execute(context)
 
     def trigger_reentry(self, context: Context, event: dict[str, Any]) -> str:
         """Gather what the pod has made; `cached` or `ran`."""
@@ -147,7 +153,8 @@ class StagePod(KubernetesPodOperator):
 
     def _at_work(self, context: Context) -> bool:
         """Whether a pod of this task, by a worker that is gone, works in its workspace."""
-        pod = self.find_pod(str(self.namespace), context)
+        with _reachable():
+            pod = self.find_pod(str(self.namespace), context)
         return pod is not None and pod.status.phase not in (PodPhase.SUCCEEDED, PodPhase.FAILED)
 
     def _ended(self, context: Context, event: dict[str, Any], line: run.Log) -> int:
@@ -155,7 +162,7 @@ class StagePod(KubernetesPodOperator):
 
         Raises:
             RunFailed: the pod could not begin.
-            AirflowException: the pod or its node was lost, which another try can mend.
+            MachineAway: the pod or its node was lost.
         """
         lines, failure = self._lines(event), None
         try:
@@ -176,7 +183,7 @@ class StagePod(KubernetesPodOperator):
                 f"the pod {event['name']} did not begin to work: {event['message']}\n"
                 f"Its image is {self.image}: `make images` builds it, CSLM_REGISTRY names where it is pushed to"
             )
-        raise failure
+        raise run.MachineAway(f"the pod {event['name']} was lost: {failure}") from failure
 
     def _lines(self, event: dict[str, Any]) -> list[str]:
         """All that the pod has printed; nothing if its node is gone."""
@@ -280,6 +287,23 @@ def _volumes() -> tuple[list[k8s.V1Volume], list[k8s.V1VolumeMount]]:
         k8s.V1VolumeMount(name="shared-memory", mount_path="/dev/shm"),
     ]
     return volumes, mounts
+
+
+@contextmanager
+def _reachable() -> Iterator[None]:
+    """Say it in one sentence if the cluster cannot be asked.
+
+    Raises:
+        MachineAway: it does not answer, or refuses.
+    """
+    try:
+        yield
+    except (ApiException, HTTPError, ConfigException) as error:
+        why = error.reason if isinstance(error, ApiException) else error
+        raise run.MachineAway(
+            f"the cluster does not do its work: {why}. Check KUBECONFIG or the service account, and its rights "
+            "in the namespace (infra/kubernetes), then run this again"
+        ) from error
 
 
 def _namespace() -> str:

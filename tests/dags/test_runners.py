@@ -6,18 +6,19 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import kubernetes_validate
 import pytest
 from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
-from airflow.sdk.exceptions import AirflowException
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from hypothesis import given
 from hypothesis import strategies as st
 from kubernetes.client import ApiClient
 from kubernetes.client import models as k8s
 
-from dags import graph, images, places, run, runners
+from dags import failures, graph, images, places, run, runners
 from dags.runners import container, docker, kubernetes
 from tests.dags import toy
 
@@ -119,12 +120,35 @@ def test_a_container_sees_what_it_needs_and_not_airflows_keys(
     assert list(Path(keys["Source"]).iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("error", "kind"), [(run.MachineAway, AirflowException), (run.RunFailed, AirflowFailException)]
+)
+def test_airflow_tries_again_where_a_machine_was_away(
+    error: type[Exception], kind: type[Exception], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("CSLM_HOME", str(tmp_path))
+    facts = {"run": "r", "mlflow_run": ""}
+    with pytest.raises(kind, match="why") as caught, failures.readable(), run.told(facts, "validate"):
+        raise error("why")
+    assert caught.type is kind
+    assert '"state": "failed"' in (tmp_path / "runs" / "r" / "events.jsonl").read_text()
+
+
+def test_no_cluster_is_an_error_that_says_what_to_check(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    task = kubernetes.StagePod(task_id="validate", stage_name="validate", facts={"run": "r"})
+    with pytest.raises(run.MachineAway, match=r"the cluster does not do its work.*KUBECONFIG"):
+        task._at_work({"ti": SimpleNamespace(dag_id="d", task_id="t", map_index=-1, run_id="r")})
+
+
 def test_no_engine_is_an_error_that_says_what_to_start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
     task = docker.StageContainer(task_id="validate", stage_name="validate", facts={"run": "r"})
     work = run.Work("validate", tmp_path, [], {})
     with pytest.raises(
-        run.RunFailed, match=r"container engine at unix://.*none\.sock does not do its work.*DOCKER_HOST"
+        run.MachineAway, match=r"container engine at unix://.*none\.sock does not do its work.*DOCKER_HOST"
     ):
         task._launch(work, print)
 
@@ -250,11 +274,11 @@ def _ended_pod(
         (_ended_pod(0), "success", 0, ""),
         (_ended_pod(1, "Error"), "failed", 1, ""),
         (_ended_pod(137, "OOMKilled"), "failed", 137, "needs more than its memory, 2Gi"),
-        (_ended_pod(143, "Error"), "failed", AirflowException, ""),
-        (_ended_pod(137, "Error", gone=True), "failed", AirflowException, ""),
-        (_ended_pod(137, "Error", pod_reason="Evicted"), "failed", AirflowException, ""),
-        (_ended_pod(None), "error", AirflowException, ""),
-        (None, "error", AirflowException, ""),
+        (_ended_pod(143, "Error"), "failed", run.MachineAway, ""),
+        (_ended_pod(137, "Error", gone=True), "failed", run.MachineAway, ""),
+        (_ended_pod(137, "Error", pod_reason="Evicted"), "failed", run.MachineAway, ""),
+        (_ended_pod(None), "error", run.MachineAway, ""),
+        (None, "error", run.MachineAway, ""),
         (_ended_pod(None), "timeout", run.RunFailed, ""),
     ],
 )
@@ -266,7 +290,6 @@ def test_only_what_another_try_can_mend_is_tried_again(
     expected: int | type[Exception],
     said: str,
 ) -> None:
-    """A RunFailed is final, any other exception is for Airflow to try again."""
 
     def reentry(task: Any, context: Any, event: dict[str, Any]) -> None:
         task.pod = pod
@@ -280,8 +303,9 @@ def test_only_what_another_try_can_mend_is_tried_again(
     if isinstance(expected, int):
         assert task._ended({}, event, told.append) == expected
     else:
-        with pytest.raises(expected):
+        with pytest.raises(expected) as caught:
             task._ended({}, event, told.append)
+        assert caught.type is expected, "a MachineAway is tried again, a RunFailed is final"
     assert told[0] == "what it printed"
     assert said in "".join(told[1:])
 

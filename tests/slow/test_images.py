@@ -52,6 +52,9 @@ def test_the_smaller_environment_has_no_torch(images: dict[str, str], engine: di
 def test_every_stage_works_in_a_container_and_gives_the_same(
     clone: Path, first: str, images: dict[str, str], engine: dict[str, str]
 ) -> None:
+    label = f"--label=cslm.home={clone / 'var'}"  # as of a run that was killed
+    left = podman.run(engine, "run", "--detach", label, "--entrypoint=sleep", images["validate"], "1000")
+    assert left.returncode == 0, left.stderr
     output, _ = demo(clone, RUN="contained", CSLM_RUNNER="docker", FORCE="validate tokenize", **engine)
     assert "registered: version 1 (unchanged" in output, output
     assert outputs(clone / "var", "contained") == outputs(clone / "var", "first")
