@@ -6,7 +6,6 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import kubernetes_validate
@@ -140,7 +139,7 @@ def test_no_cluster_is_an_error_that_says_what_to_check(
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
     task = kubernetes.StagePod(task_id="validate", stage_name="validate", facts={"run": "r"})
     with pytest.raises(run.MachineAway, match=r"the cluster does not do its work.*KUBECONFIG"):
-        task._at_work({"ti": SimpleNamespace(dag_id="d", task_id="t", map_index=-1, run_id="r")})
+        task._at_work({})
 
 
 def test_no_engine_is_an_error_that_says_what_to_start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
