@@ -47,14 +47,12 @@ def environment() -> dict[str, str]:
     home.mkdir(parents=True, exist_ok=True)
     keys = _secrets(home / "secrets.json")
     url = f"http://127.0.0.1:{port('AIRFLOW_PORT', 8080)}"
-    cores = str(os.cpu_count() or 1)
     settings = {
         "core": {
             "dags_folder": places.PROJECT / "dags",
             "load_examples": False,
             "executor": "LocalExecutor",
             "parallelism": 4,
-            "default_pool_task_slot_count": cores,
             "default_task_retries": 2,
             "dagbag_import_timeout": 120,
             "simple_auth_manager_users": "admin:admin",

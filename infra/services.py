@@ -62,28 +62,27 @@ def up() -> int:
             check=True,
         )
         try:
-            _make_gpu_pool()
+            _make_pools()
         except (ValueError, subprocess.CalledProcessError) as error:
             return _fail(str(error))
         return _start_all(ports)
 
 
-def _make_gpu_pool() -> None:
-    """Airflow's pool of this machine's or cluster's GPUs, whose slots a deferred stage holds too.
+def _make_pools() -> None:
+    """Airflow's pools of cores and GPUs.
 
     Raises:
         ValueError: CSLM_GPUS is no number.
     """
-    if count := runners.gpus_at_hand():
-        about = "GPUs of stages (CSLM_GPUS)"
-        command = [*airflow_local.AIRFLOW, "pools", "set", "--include-deferred"]
-        subprocess.run(
-            [*command, runners.GPU_POOL, str(count), about],
-            env=airflow_local.environment(),
-            cwd=places.home(),
-            check=True,
-            stdout=subprocess.DEVNULL,
-        )
+    path = places.home() / "airflow" / "pools.json"
+    path.write_text(json.dumps(runners.pools(), indent=1), "utf-8")
+    subprocess.run(
+        [*airflow_local.AIRFLOW, "pools", "import", str(path)],
+        env=airflow_local.environment(),
+        cwd=places.home(),
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
 
 
 def _start_all(ports: dict[str, int]) -> int:

@@ -17,8 +17,9 @@ from dags import graph
 
 RUNNERS = ("local", "docker", "kubernetes")
 CORES = os.cpu_count() or 1
-GPU_POOL = "cslm_gpu"
-"""Airflow's pool of the GPUs (CSLM_GPUS); `make up` makes it."""
+CORE_POOL, GPU_POOL = "cslm_cores", "cslm_gpu"
+"""Airflow's pools of this machine's cores and of the GPUs (CSLM_GPUS), made by `make up`. Only stages take
+their slots, so that a rollback or an answer need not wait for a training."""
 
 
 def task_of(stage: graph.Stage, facts: Any, items: Any = None) -> Any:
@@ -27,24 +28,46 @@ def task_of(stage: graph.Stage, facts: Any, items: Any = None) -> Any:
     Raises:
         ValueError: CSLM_RUNNER names no runner.
     """
+    return import_module(f"dags.runners.{_runner()}").task_of(stage, facts, items)
+
+
+def _runner() -> str:
     name = os.environ.get("CSLM_RUNNER") or "local"
     if name not in RUNNERS:
         raise ValueError(f"CSLM_RUNNER={name!r} is no runner: choose one of {', '.join(RUNNERS)}")
-    return import_module(f"dags.runners.{name}").task_of(stage, facts, items)
+    return name
 
 
 def arguments(stage: graph.Stage) -> dict[str, Any]:
     """What every runner's task of a stage is made with.
 
-    It takes as many slots of the GPUs' pool as it has GPUs, or of the common pool as it has cores.
+    It takes as many slots of the GPUs' pool as it has GPUs, or of the cores' pool as it has cores; on a
+    cluster, whose own quota holds, one of the common pool.
     """
-    wanted = gpus(stage)
+    wanted, cores = gpus(stage), min(int(stage.meta.get("cpus", 1)), CORES)
+    if wanted:
+        pool, slots = GPU_POOL, wanted
+    elif _runner() == "kubernetes":
+        pool, slots = "default_pool", 1
+    else:
+        pool, slots = CORE_POOL, cores
     return {
         "task_id": stage.name,
         "doc_md": f"{stage.description}\n\nWhere it may run: `{stage.meta}`",
         "map_index_template": "{{ item }}" if stage.foreach is not None else None,
-        "pool": GPU_POOL if wanted else "default_pool",
-        "pool_slots": wanted or min(int(stage.meta.get("cpus", 1)), CORES),
+        "pool": pool,
+        "pool_slots": slots,
+    }
+
+
+def pools() -> dict[str, dict[str, Any]]:
+    """Airflow's pools, as `airflow pools import` reads them; a deferred stage holds its slots."""
+    made = {CORE_POOL: (CORES, "cores of this machine, for stages")}
+    if count := gpus_at_hand():
+        made[GPU_POOL] = (count, "GPUs, for stages (CSLM_GPUS)")
+    return {
+        name: {"slots": slots, "description": about, "include_deferred": True}
+        for name, (slots, about) in made.items()
     }
 
 

@@ -222,7 +222,9 @@ def test_a_stage_with_gpus_asks_for_them_and_for_nodes_that_have_them(
     assert pod["spec"]["tolerations"] == STAGES["pretrain"].meta["tolerations"]
     assert runners.arguments(STAGES["pretrain"])["pool"] == "cslm_gpu"
     assert not _pod(monkeypatch, tmp_path, "validate", CSLM_GPUS="8")["spec"].get("tolerations")
-    assert runners.arguments(STAGES["validate"])["pool"] == "default_pool"
+    assert runners.arguments(STAGES["validate"])["pool"] == "cslm_cores"
+    monkeypatch.setenv("CSLM_RUNNER", "kubernetes")
+    assert runners.arguments(STAGES["validate"])["pool"] == "default_pool", "a cluster has a quota of its own"
 
 
 def test_a_number_of_gpus_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

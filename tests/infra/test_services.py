@@ -73,7 +73,8 @@ def test_run_triggered_over_the_api_gives_what_the_demo_gives(
     assert running.ended(f"{runs}/{run}", token) == "success"
     done = running.call(f"{runs}/{run}/taskInstances", token=token)["task_instances"]
     pools = {task["task_id"]: task["pool"] for task in done}
-    assert (pools["final"], pools["prepare"]) == ("cslm_gpu", "default_pool"), "who uses a GPU waits for one"
+    assert (pools["final"], pools["double"]) == ("cslm_gpu", "cslm_cores"), "who uses a GPU waits for one"
+    assert pools["prepare"] == pools["register"] == "default_pool", "what is no stage waits for none of them"
     pool = running.call(f"{airflow}/api/v2/pools/cslm_gpu", token=token)
     assert (pool["slots"], pool["include_deferred"]) == (2, True)
     evaluation = json.loads(

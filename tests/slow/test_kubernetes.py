@@ -79,11 +79,12 @@ def test_a_stage_that_fails_in_a_pod_says_why(
 def test_airflow_has_the_rights_that_it_uses_and_no_more(
     kubernetes: tuple[cluster.Cluster, dict[str, str]],
 ) -> None:
-    """By what the runs above have asked the cluster for."""
+    """By what the runs above have asked for; events are watched only while a pod waits for its place."""
     documents = yaml.safe_load_all((ROOT / "infra" / "kubernetes" / "base" / "accounts.yaml").read_text())
     [role] = [document for document in documents if document["kind"] == "Role"]
     granted = {(r, verb) for rule in role["rules"] for r in rule["resources"] for verb in rule["verbs"]}
-    assert kubernetes[0].asked == granted
+    assert granted - kubernetes[0].asked <= {("events", "watch")}
+    assert kubernetes[0].asked <= granted
 
 
 def _failure(clone: Path, variables: dict[str, str]) -> str:

@@ -37,7 +37,8 @@ def test_everything_is_in_the_store(clone: Path, first: str) -> None:
     assert {key.split("/")[1].split("-")[0] for key in states if "/states/" in key} >= {"pretrain", "finetune"}
     reports = [key for key in _keys("mlflow/") if key.endswith("evaluation/index.html")]
     assert reports
-    assert not (clone / "var" / "mlartifacts").exists()
+    experiment = mlflow.MlflowClient(f"sqlite:///{clone}/var/mlflow.db").get_experiment_by_name("cslm")
+    assert experiment is not None and experiment.artifact_location.startswith(f"s3://{BUCKET}/mlflow")
 
 
 def test_another_machine_runs_nothing_again_and_opens_the_model(

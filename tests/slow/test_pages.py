@@ -69,6 +69,8 @@ def page(services: Services) -> Iterator[Page]:
 def test_a_run_is_triggered_with_the_form(services: Services, page: Page) -> None:
     page.goto(f"{services.airflow}/dags/cslm_train")
     page.get_by_role("button", name="Trigger").first.click()
+    page.locator("#element_profile input[role=combobox]").fill("test")
+    page.keyboard.press("Enter")
     page.locator("input[name=element_name]").fill("by-hand")
     _picture(page, "airflow-form")
     page.get_by_role("dialog").get_by_role("button", name="Trigger").click()
@@ -99,7 +101,7 @@ def _named(runs: str, token: str, name: str) -> list[dict[str, Any]]:
 
 def _waits(run: str, token: str) -> bool:
     tasks = running.call(f"{run}/taskInstances", token=token)["task_instances"]
-    return any(task["task_id"] == "approve" and task["state"] == "deferred" for task in tasks)
+    return any(task["task_id"] == "approve" and task["state"] == "awaiting_input" for task in tasks)
 
 
 def _picture(page: Page, name: str) -> None:
