@@ -24,12 +24,12 @@ import mlflow
 import typer
 from mlflow.entities.model_registry import ModelVersion
 
-from components.promote.gate import REFUSED, Check, compare, incomparable, load_rules, table
+from components.promote.gate import REFUSED, Check, compare, figures_alone, incomparable, load_rules, table
 from components.promote.registry import PRODUCTION, STAGING, Registry, RegistryFailed, Release
 from components.stage import tracking_uri, write_json
 
 CANDIDATE = "candidate"
-FIRST = "nothing is in production yet: there is nothing to lose"
+FIRST = "nothing is in production yet, so there is nothing to lose"
 
 Model = Annotated[str, typer.Option(help="registered model")]
 Version = Annotated[
@@ -158,15 +158,14 @@ def describe(
     candidate: ModelVersion, current: ModelVersion | None, checks: list[Check], why: str
 ) -> Iterator[str]:
     """Markdown for the person who decides."""
-    yield f"**Version {candidate.version}** of {candidate.name} against " + (
-        f"version {current.version}, which is in production" if current else FIRST
-    )
+    against = f" against version {current.version}, which is in production" if current else f": {FIRST}"
+    yield f"**Version {candidate.version}** of {candidate.name}{against}"
     yield ""
     for tag in ("git_commit", "data_version", "profile", "pipeline_run"):
         yield f"- {tag}: `{candidate.tags.get(tag, '-')}`"
     yield ""
     if checks:
-        yield from table(checks)
+        yield from table(checks) if current else figures_alone(checks)
         yield ""
     yield f"Gate: {'refused, ' + why if why else 'passed'}"
 

@@ -90,6 +90,14 @@ def _verdict(gain: float, tolerance: float, change: Interval | None) -> Verdict:
     return "worse within chance" if change is not None and change[1] >= -tolerance else "WORSE"
 
 
+def figures_alone(checks: Sequence[Check]) -> Iterator[str]:
+    """Markdown, for a version that there is nothing to compare with."""
+    yield "| test figure | candidate |"
+    yield "|---|---|"
+    for check in checks:
+        yield f"| {check.name} | {_number(check.candidate)} |"
+
+
 def table(checks: Sequence[Check]) -> Iterator[str]:
     """Lines of a Markdown table."""
     yield "| test figure | candidate | production | change (95 %) | |"

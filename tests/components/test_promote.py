@@ -140,6 +140,8 @@ def test_a_figure_that_the_candidate_lacks_is_refused() -> None:
 def test_the_first_version_goes_through_all_stages(store: Path) -> None:
     version = register(store, data_version="assistant=abc")
     code, text = promote("gate")
+    assert "Version 1** of cslm: nothing is in production yet" in text
+    assert "| test figure | candidate |\n" in text, "nor is it compared with itself"
     assert code == 0 and "nothing is in production yet" in text
     assert (at("staging"), at("production"), legacy(version)) == (version, None, "Staging")
     code, text = promote("promote", "--by", "ana", "--reason", "first of all")
