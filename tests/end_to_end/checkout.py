@@ -40,7 +40,20 @@ def make(folder: Path) -> Path:
 def demo(clone: Path, **variables: str) -> tuple[str, float]:
     """Output and seconds of a run of the test profile."""
     started = time.monotonic()
-    result = subprocess.run(
+    result = _demo(clone, variables)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout, time.monotonic() - started
+
+
+def failure(clone: Path, **variables: str) -> str:
+    """All that a run of the test profile says that cannot succeed."""
+    result = _demo(clone, variables)
+    assert result.returncode == 1, result.stdout + result.stderr
+    return result.stdout + result.stderr
+
+
+def _demo(clone: Path, variables: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
         [ORCHESTRATOR, "-m", "infra.demo"],
         cwd=clone,
         env=environment(clone) | variables,
@@ -48,8 +61,6 @@ def demo(clone: Path, **variables: str) -> tuple[str, float]:
         text=True,
         check=False,
     )
-    assert result.returncode == 0, result.stdout + result.stderr
-    return result.stdout, time.monotonic() - started
 
 
 def environment(clone: Path) -> dict[str, str]:

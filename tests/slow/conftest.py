@@ -1,4 +1,4 @@
-"""One clone and one first run, with everything in an object store, for all slow tests."""
+"""One first run, with everything in an object store, for all slow tests."""
 
 from __future__ import annotations
 
@@ -11,14 +11,6 @@ import pytest
 from tests.end_to_end import checkout
 from tests.object_store import BUCKET, WRITER, ObjectStore
 from tests.slow import podman
-
-
-@pytest.fixture(scope="session")
-def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clone of the checkout as it is."""
-    if not checkout.ORCHESTRATOR.exists():
-        pytest.skip("no .venv/orchestrator here: run `make setup`")
-    return checkout.make(tmp_path_factory.mktemp("slow") / "clone")
 
 
 @pytest.fixture(scope="session")

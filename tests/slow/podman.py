@@ -87,6 +87,9 @@ def run(engine: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[
     """A command of podman and its outcome."""
     return subprocess.run(
         ["podman", *arguments],
+        cwd=Path(
+            engine["CONTAINERS_CONF"]
+        ).parent,  # where it leaves a file if a container needs too much memory
         env=environment(ROOT) | engine,
         capture_output=True,
         text=True,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.checkout import ORCHESTRATOR, demo, environment, outputs
+from tests.end_to_end.checkout import demo, failure, outputs
 from tests.slow import podman
 
 USER = "10001"
@@ -67,7 +67,7 @@ def test_every_stage_works_in_a_container_and_gives_the_same(
 
 
 def test_a_missing_image_is_an_error_that_says_what_to_do(clone: Path, engine: dict[str, str]) -> None:
-    said = _failure(clone, engine | {"CSLM_REGISTRY": "localhost/nowhere"})
+    said = failure(clone, CSLM_RUNNER="docker", CSLM_REGISTRY="localhost/nowhere", **engine)
     assert "is not there: `make images` builds it" in said
 
 
@@ -77,22 +77,8 @@ def test_a_stage_may_not_take_more_memory_than_it_is_given(
     graph = (clone / "dvc.yaml").read_text("utf-8")
     (clone / "dvc.yaml").write_text(graph.replace("memory: 2Gi", "memory: 200Mi"), "utf-8")
     try:
-        said = _failure(clone, engine | {"FORCE": "validate"})
+        said = failure(clone, CSLM_RUNNER="docker", FORCE="validate", **engine)
     finally:
         (clone / "dvc.yaml").write_text(graph, "utf-8")
     assert "it needs more than its memory, 200Mi (dvc.yaml, stage validate, meta)" in said
     assert podman.run(engine, "ps", "--all", "--quiet").stdout == "", "a container is left"
-
-
-def _failure(clone: Path, variables: dict[str, str]) -> str:
-    """All that a run in containers says that must fail."""
-    result = subprocess.run(
-        [ORCHESTRATOR, "-m", "infra.demo"],
-        cwd=clone,
-        env=environment(clone) | variables | {"CSLM_RUNNER": "docker"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 1
-    return result.stdout + result.stderr

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 
-from tests.end_to_end.checkout import ORCHESTRATOR, ROOT, demo, environment, outputs
+from tests.end_to_end.checkout import ROOT, demo, failure, outputs
 from tests.slow import cluster, podman
 
 pytestmark = [pytest.mark.timeout(1800), podman.NEEDED]
@@ -60,7 +59,7 @@ def test_a_missing_image_ends_the_run_with_what_to_do(
     clone: Path, kubernetes: tuple[cluster.Cluster, dict[str, str]]
 ) -> None:
     there, variables = kubernetes
-    said = _failure(clone, variables | {"CSLM_REGISTRY": "localhost/nowhere"})
+    said = failure(clone, **variables | {"CSLM_REGISTRY": "localhost/nowhere"})
     assert "did not begin to work" in said
     assert "`make images` builds it" in said
     assert not there.pods, "a pod is left"
@@ -70,7 +69,7 @@ def test_a_stage_that_fails_in_a_pod_says_why(
     clone: Path, images: dict[str, str], kubernetes: tuple[cluster.Cluster, dict[str, str]]
 ) -> None:
     there, variables = kubernetes
-    said = _failure(clone, variables | {"SET": "validate.max_duration_s=0.4"})
+    said = failure(clone, **variables | {"SET": "validate.max_duration_s=0.4"})
     assert "stage validate failed" in said
     assert "cause:" in said
     assert not there.pods, "a pod is left"
@@ -85,17 +84,3 @@ def test_airflow_has_the_rights_that_it_uses_and_no_more(
     granted = {(r, verb) for rule in role["rules"] for r in rule["resources"] for verb in rule["verbs"]}
     assert granted - kubernetes[0].asked <= {("events", "watch")}
     assert kubernetes[0].asked <= granted
-
-
-def _failure(clone: Path, variables: dict[str, str]) -> str:
-    """All that a run must say that cannot succeed."""
-    result = subprocess.run(
-        [ORCHESTRATOR, "-m", "infra.demo"],
-        cwd=clone,
-        env=environment(clone) | variables,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 1
-    return result.stdout + result.stderr
