@@ -70,4 +70,8 @@ def test_a_quota_leaves_room_for_the_largest_stage(overlay: str) -> None:
 
 def test_policies_are_about_the_pods_of_stages() -> None:
     assert _one("NetworkPolicy")["spec"]["podSelector"]["matchLabels"] == LABELS
-    assert _one("PodDisruptionBudget")["spec"]["selector"]["matchLabels"] == LABELS
+    budget = _one("PodDisruptionBudget")["spec"]
+    assert budget["selector"]["matchLabels"] == LABELS
+    assert set(budget) == {"selector", "minAvailable"}, "pods without a controller know no maxUnavailable"
+    quotas = [d for path in MANIFESTS for d in _documents(path) if d["kind"] == "ResourceQuota"]
+    assert all(budget["minAvailable"] > int(quota["spec"]["hard"]["pods"]) for quota in quotas)
