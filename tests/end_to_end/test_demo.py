@@ -142,16 +142,3 @@ def test_a_new_learning_rate_reruns_finetune_evaluate_register_only(
         if line.startswith("[") and "cached" not in line
     }
     assert ran == {"finetune", "evaluate", "register"}
-
-
-def test_a_run_continues_from_a_registered_version(clone: Path, first: tuple[str, float]) -> None:
-    """Its weights come by their digests from the run that made it, so the new commit is whole by itself."""
-    demo(clone, RUN="fourth", BASE="candidate", SET="seed=9")
-    show = ["git", "show", "runs/fourth:params.yaml"]
-    params = subprocess.run(show, cwd=clone, capture_output=True, text=True, check=True).stdout
-    assert "checkpoint: models/registered/model" in params
-    client = mlflow.MlflowClient(f"sqlite:///{clone}/var/mlflow.db")
-    assert client.get_model_version_by_alias("cslm", "candidate").tags["pipeline_run"] == "fourth"
-    backbone = json.loads((clone / "var/runs/fourth/metrics/backbone.json").read_text("utf-8"))
-    before = json.loads((clone / "var/runs/first/metrics/backbone.json").read_text("utf-8"))
-    assert backbone["vocabulary"] == before["vocabulary"]
