@@ -166,7 +166,7 @@ def test_a_store_that_refuses_is_named_with_what_to_do(
     assert keys.secret not in str(told.value)
 
 
-@pytest.mark.parametrize("uri", ["bucket/checkpoints", "file:///tmp/x", "s3://", "s3://B/x"])
+@pytest.mark.parametrize("uri", ["bucket/checkpoints", "file:///checkpoints", "s3://", "s3://B/x"])
 def test_an_address_that_is_none_is_refused(uri: str) -> None:
     with pytest.raises(StageFailed, match="is no place in an object store"):
         CheckpointStore(uri, NAME)
