@@ -270,17 +270,17 @@ class TrainDecoder(Section):
     width: Count = 256
     encoder_layers: Count = 4
     layers: Count = 8
-    vocoder: Literal["istft", "hifigan"] = "istft"
+    vocoder: Literal["source_filter", "hifigan"] = "source_filter"
     """What is trained from random weights; a checkpoint may hold either (docs/base-models.md)."""
     vocoder_steps: Steps = 0
     vocoder_learning_rate: Positive = 5.0e-4
     vocoder_batch_seconds: Positive = 12.0
     """Speech in one step of the vocoder."""
     vocoder_width: Count = 160
-    """Width of the iSTFT vocoder, or first channels of HiFi-GAN (a multiple of 16; 512 is V1, 128 is V2)."""
+    """Of the source-filter vocoder, or first channels of HiFi-GAN (a multiple of 16; 512 is V1, 128 is V2)."""
     vocoder_layers: Count = 6
-    """Of the iSTFT vocoder."""
-    spectral_share: Fraction = 0.6
+    """Of the source-filter vocoder."""
+    spectral_share: Fraction = 0.5
     """Share of the vocoder's steps, at the start, that learn from spectra alone, without discriminators."""
     segment_frames: Count = 25
     """Length in unit frames (40 ms) of the stretches that the vocoder learns from."""

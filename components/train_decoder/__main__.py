@@ -26,7 +26,7 @@ from cslm.audio import SAMPLE_RATE, change_speed, decode
 from cslm.decoder import DecoderConfig, SpeechDecoder
 from cslm.decoder.corpus import SpeechFile
 from cslm.decoder.training import Recipe, train_durations, train_flow, train_vocoder
-from cslm.decoder.vocoder import HifiGanVocoder, IstftVocoder
+from cslm.decoder.vocoder import HifiGanVocoder, SourceFilterVocoder
 from cslm.shards import read_rows
 from cslm.tokenizer import SpeechTokenizer
 from cslm.tokenizer.corpus import LabelErrors
@@ -75,8 +75,8 @@ def open_decoder(stage: Stage) -> SpeechDecoder:
     if not voices:
         raise StageFailed("no utterance of the train split can be used; see report/validation")
     vocoder = (
-        IstftVocoder(settings.vocoder_width, settings.vocoder_layers)
-        if settings.vocoder == "istft"
+        SourceFilterVocoder(settings.vocoder_width, settings.vocoder_layers)
+        if settings.vocoder == "source_filter"
         else HifiGanVocoder.of_size(settings.vocoder_width)
     )
     return SpeechDecoder(

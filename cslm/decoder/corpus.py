@@ -1,12 +1,13 @@
-"""The speech that the decoder learns from: samples and unit frames of every utterance, in two flat files.
+"""The speech that the decoder learns from: samples, pitch and unit frames of each utterance.
 
-Both are mapped into memory where they are read, so memory stays flat whatever the size of the corpus.
+All three are flat files, mapped into memory where they are read, so memory stays flat whatever the size of the
+corpus.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,8 @@ from torch import Tensor
 
 from cslm.audio import SAMPLE_RATE, Samples
 from cslm.decoder.flow import mel_frames
-from cslm.decoder.mel import HOP, log_mel
+from cslm.decoder.mel import BINS, HOP, log_mel
+from cslm.decoder.pitch import FEATURES, track
 from cslm.units import FRAMES_PER_SECOND
 
 FRAME_SAMPLES = SAMPLE_RATE // FRAMES_PER_SECOND
@@ -26,11 +28,12 @@ FULL_SCALE = 32767
 
 @dataclass(frozen=True)
 class Spoken:
-    """Where an utterance lies: `frames` unit frames from `first` on, and 640 samples for each."""
+    """Where an utterance lies: `frames` unit frames from `first` on, 640 samples each; its pitch."""
 
     first: int
     frames: int
     voice: int
+    pitch: int
 
 
 class SpeechFile:
@@ -38,20 +41,27 @@ class SpeechFile:
 
     def __init__(self, folder: Path) -> None:
         self._samples, self._units = folder / "samples.i16", folder / "units.i16"
+        self._pitch = folder / "pitch.f32"
         self.utterances: list[Spoken] = []
 
     def write(self, rows: Iterable[tuple[Samples, npt.NDArray[np.int64], int]]) -> None:
         """Store (samples, unit frames (T,), voice) rows; samples are filled up or cut to whole frames."""
-        first = 0
-        with self._samples.open("wb") as samples_file, self._units.open("wb") as units_file:
+        first = pitch = 0
+        with (
+            self._samples.open("wb") as samples_file,
+            self._units.open("wb") as units_file,
+            self._pitch.open("wb") as pitch_file,
+        ):
             for samples, frames, voice in rows:
                 whole = np.zeros(len(frames) * FRAME_SAMPLES, np.float32)
                 known = samples[: len(whole)]
                 whole[: len(known)] = known
                 (whole.clip(-1, 1) * FULL_SCALE).round().astype(np.int16).tofile(samples_file)
                 frames.astype(np.int16).tofile(units_file)
-                self.utterances.append(Spoken(first, len(frames), voice))
-                first += len(frames)
+                heard = track(np.pad(whole, (0, HOP)))[: mel_frames(len(frames))]
+                heard.numpy().tofile(pitch_file)
+                self.utterances.append(Spoken(first, len(frames), voice, pitch))
+                first, pitch = first + len(frames), pitch + len(heard)
 
     def samples(self, spoken: Spoken, begin: int, end: int) -> Tensor:
         """Samples of unit frames `begin` to `end` of an utterance."""
@@ -59,6 +69,12 @@ class SpeechFile:
         offset = (spoken.first + begin) * FRAME_SAMPLES * 2
         read = np.memmap(self._samples, np.int16, "r", offset, (count,))
         return torch.from_numpy(read.astype(np.float32) / FULL_SCALE)
+
+    def pitch(self, spoken: Spoken, begin: int, end: int) -> Tensor:
+        """Pitch (M, 2) of the mel frames that begin in unit frames `begin`, which is even, to `end`."""
+        first, last = mel_frames(begin), mel_frames(end)
+        offset = (spoken.pitch + first) * 2 * 4
+        return torch.from_numpy(np.memmap(self._pitch, np.float32, "r", offset, (last - first, 2)).copy())
 
     def frames(self, spoken: Spoken, begin: int, end: int) -> Tensor:
         """Unit frames `begin` to `end` of an utterance."""
@@ -68,11 +84,11 @@ class SpeechFile:
 
 @dataclass(frozen=True)
 class Batch:
-    """Unit frames (B, T), how many of each row are real (B,), their log mel (B, M, 80), the voices (B,)."""
+    """Unit frames (B, T), how many of each row are real (B,), features (B, M, 82), the voices (B,)."""
 
     frames: Tensor
     lengths: Tensor
-    mel: Tensor
+    features: Tensor
     voices: Tensor
 
 
@@ -85,23 +101,38 @@ def acoustic_batch(corpus: SpeechFile, total: int, longest: int, rng: random.Ran
     chosen = alike[: max(1, total // length)]
     size = max(min(spoken.frames, longest) for spoken in chosen)
     frames = torch.zeros(len(chosen), size, dtype=torch.long)
-    samples = torch.zeros(len(chosen), size * FRAME_SAMPLES)
-    lengths = []
+    lengths, stretches = [], []
     for row, spoken in enumerate(chosen):
-        begin = rng.randint(0, max(0, spoken.frames - longest))
-        end = min(spoken.frames, begin + longest)
+        begin, end = _stretch(spoken, longest, rng)
         frames[row, : end - begin] = corpus.frames(spoken, begin, end)
-        samples[row, : (end - begin) * FRAME_SAMPLES] = corpus.samples(spoken, begin, end)
         lengths.append(end - begin)
-    mel = log_mel(torch.nn.functional.pad(samples, (0, HOP)))[:, : mel_frames(size)]
-    return Batch(frames, torch.tensor(lengths), mel, torch.tensor([spoken.voice for spoken in chosen]))
+        stretches.append((spoken, begin, end))
+    features, _ = _features(corpus, stretches, size)
+    return Batch(frames, torch.tensor(lengths), features, torch.tensor([spoken.voice for spoken in chosen]))
 
 
-def waveform_batch(corpus: SpeechFile, segments: int, frames: int, rng: random.Random) -> Tensor:
-    """Random stretches (segments, 640 frames) of samples; shorter utterances are followed by silence."""
-    samples = torch.zeros(segments, frames * FRAME_SAMPLES)
-    for row, spoken in enumerate(rng.choices(corpus.utterances, k=segments)):
-        begin = rng.randint(0, max(0, spoken.frames - frames))
-        end = min(spoken.frames, begin + frames)
+def waveform_batch(corpus: SpeechFile, segments: int, frames: int, rng: random.Random) -> tuple[Tensor, Tensor]:
+    """Features and samples (segments, 640 frames) of random stretches; silence follows shorter utterances."""
+    chosen = rng.choices(corpus.utterances, k=segments)
+    return _features(corpus, [(spoken, *_stretch(spoken, frames, rng)) for spoken in chosen], frames)
+
+
+def _stretch(spoken: Spoken, longest: int, rng: random.Random) -> tuple[int, int]:
+    """Begin and end of a random stretch; it begins with a mel frame (five to two unit frames)."""
+    begin = 2 * rng.randint(0, max(0, spoken.frames - longest) // 2)
+    return begin, min(spoken.frames, begin + longest)
+
+
+def _features(
+    corpus: SpeechFile, stretches: Sequence[tuple[Spoken, int, int]], size: int
+) -> tuple[Tensor, Tensor]:
+    """Features (B, M, 82) and samples (B, 640 size) of stretches of up to `size` unit frames."""
+    samples = torch.zeros(len(stretches), size * FRAME_SAMPLES)
+    features = torch.zeros(len(stretches), mel_frames(size), FEATURES)
+    for row, (spoken, begin, end) in enumerate(stretches):
         samples[row, : (end - begin) * FRAME_SAMPLES] = corpus.samples(spoken, begin, end)
-    return samples
+        pitch = corpus.pitch(spoken, begin, end)
+        features[row, : len(pitch), BINS:] = pitch
+        features[row, len(pitch) :, BINS] = pitch[-1, 0]
+    features[..., :BINS] = log_mel(torch.nn.functional.pad(samples, (0, HOP)))[:, : features.shape[1]]
+    return features, samples

@@ -1,9 +1,11 @@
-"""Conditional flow matching: frames of units and a voice -> log-mel spectrogram.
+"""Conditional flow matching: frames of units and a voice -> pitch and log-mel spectrogram.
 
 Optimal-transport paths from noise to speech (Lipman et al., arXiv 2210.02747, eq. 22) with a prior from the
 units (as in Matcha-TTS, arXiv 2309.03199); classifier-free guidance (arXiv 2207.12598); Euler steps on a
-cosine schedule (CosyVoice, arXiv 2407.05407, section 2.3). All layers are causal, and the units are read
-`AHEAD` frames ahead, so that a stream of chunks gives the same mel as the whole answer at once.
+cosine schedule (CosyVoice, arXiv 2407.05407, section 2.3). The pitch is foretold by regression, and the mel is
+made to it (FastSpeech 2, arXiv 2006.04558, section 2.3), so that what is left to the flow is an envelope. All
+layers are causal, and the units are read `AHEAD` frames ahead, so that a stream of chunks gives what the whole
+answer at once would give.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from torch import Tensor, nn
 
 from cslm.decoder.causal import Block, Delay, Memory
 from cslm.decoder.mel import BINS
+from cslm.decoder.pitch import FEATURES, HIGHEST, LOWEST, VOICED
 
 AHEAD = 4
 """Unit frames (160 ms) that the encoder looks ahead."""
@@ -30,6 +33,7 @@ SIGMA = 1e-4
 DROPPED = 0.15
 """Share of the training examples without condition, for the guidance."""
 NOISE_FRAMES = 4096
+CONTOUR_WIDTH, CONTOUR_LAYERS = 96, 2
 
 
 class FlowMatching(nn.Module):
@@ -48,15 +52,20 @@ class FlowMatching(nn.Module):
             Block(width, EXPANSION, KERNEL, 1, CONDITION) for _ in range(encoder_layers)
         )
         self.prior = nn.Linear(width, BINS)
-        self.entry = nn.Linear(2 * BINS + width, width)
+        self.contour_entry = nn.Linear(width, CONTOUR_WIDTH)
+        self.contour = nn.ModuleList(
+            Block(CONTOUR_WIDTH, EXPANSION, KERNEL, 1, CONDITION) for _ in range(CONTOUR_LAYERS)
+        )
+        self.contour_exit = nn.Linear(CONTOUR_WIDTH, FEATURES - BINS)
+        self.entry = nn.Linear(BINS + FEATURES + width, width)
         self.time = nn.Sequential(nn.Linear(CONDITION, CONDITION), nn.SiLU(), nn.Linear(CONDITION, CONDITION))
         self.estimator = nn.ModuleList(
             Block(width, EXPANSION, KERNEL, DILATIONS[layer % len(DILATIONS)], CONDITION)
             for layer in range(layers)
         )
         self.exit = nn.Linear(width, BINS)
-        self.register_buffer("mean", torch.zeros(BINS))
-        self.register_buffer("deviation", torch.ones(BINS))
+        self.register_buffer("mean", torch.zeros(FEATURES))
+        self.register_buffer("deviation", torch.ones(FEATURES))
 
     @torch.no_grad()
     def choose_voices(self, voices: Sequence[int]) -> None:
@@ -65,9 +74,9 @@ class FlowMatching(nn.Module):
         self.voices.weight = nn.Parameter(kept)
         self.voices.num_embeddings, self.nobody = len(kept), len(voices)
 
-    def normalize(self, mel: Tensor) -> Tensor:
-        """Each bin with mean 0 and deviation 1 over the training data."""
-        return (mel - self.mean) / self.deviation
+    def normalize(self, features: Tensor) -> Tensor:
+        """Each with mean 0 and deviation 1 over the training data."""
+        return (features - self.mean) / self.deviation
 
     def encode(self, frames: Tensor, voice: Tensor, memory: Memory | None = None) -> Tensor:
         """(B, T) unit frames -> (B, T, width), `AHEAD` frames late."""
@@ -83,37 +92,58 @@ class FlowMatching(nn.Module):
         phase: Tensor = self.phases(wanted % up)
         return encoded[:, wanted * down // up - first] + phase
 
+    def pitch(self, encoded: Tensor, voice: Tensor, memory: Memory | None = None) -> Tensor:
+        """The spread encoder's output (B, M, width) -> pitch and voicing (B, M, 2), normalized."""
+        condition = self.voices(voice)
+        y = self.contour_entry(encoded)
+        for block in self.contour:
+            y = block(y, memory, condition)
+        return self.contour_exit(y)  # type: ignore[no-any-return]
+
     def velocity(
-        self, x: Tensor, time: Tensor, encoded: Tensor, voice: Tensor, memory: Memory | None = None
+        self, x: Tensor, time: Tensor, given: Tensor, voice: Tensor, memory: Memory | None = None
     ) -> Tensor:
-        """The flow (B, M, 80) at x (B, M, 80) and time (B,), given the spread encoder's output."""
+        """The flow (B, M, 80) at x (B, M, 80) and time (B,); given are prior, pitch, and encoded units."""
         condition = self.voices(voice) + self.time(_sinusoids(time))
-        y = self.entry(torch.cat([x, self.prior(encoded), encoded], -1))
+        y = self.entry(torch.cat([x, given], -1))
         for block in self.estimator:
             y = block(y, memory, condition)
         return self.exit(y)  # type: ignore[no-any-return]
 
-    def loss(self, frames: Tensor, lengths: Tensor, mel: Tensor, voice: Tensor) -> tuple[Tensor, Tensor]:
-        """Flow and prior loss a mel bin: frames (B, T), lengths (B,) in frames, log10 mel (B, 5T/2, 80)."""
+    def loss(self, frames: Tensor, lengths: Tensor, features: Tensor, voice: Tensor) -> dict[str, Tensor]:
+        """Mean squared errors of flow, prior, pitch and voicing.
+
+        Unit frames (B, T), how many of each row are real (B,), features (B, M, 82), voices (B,).
+        """
         silence = frames.new_full((len(frames), AHEAD), self.silence)
         encoded = self.encode(torch.cat([frames, silence], 1), voice)[:, AHEAD:]
         encoded = self.spread(encoded, 0)
-        target = self.normalize(mel)
+        target, pitch = self.normalize(features).split([BINS, FEATURES - BINS], -1)
         inside = (
-            torch.arange(mel.shape[1])[None]
+            torch.arange(features.shape[1])[None]
             < torch.div(lengths * RATIO[0], RATIO[1], rounding_mode="floor")[:, None]
-        )
-        prior = ((self.prior(encoded) - target).square().mean(-1) * inside).sum() / inside.sum()
+        ).float()
+        sounding = inside * features[..., -1]
+        wrong = (self.pitch(encoded, voice) - pitch).square()
+        prior = self.prior(encoded)
         dropped = torch.rand(len(frames)) < DROPPED
-        encoded = encoded * ~dropped[:, None, None]
+        given = torch.cat([prior, pitch, encoded], -1) * ~dropped[:, None, None]
         voice = torch.where(dropped, self.nobody, voice)
         noise = torch.randn_like(target)
         time = torch.rand(len(frames))
         t = time[:, None, None]
         x = (1 - (1 - SIGMA) * t) * noise + t * target
-        error = self.velocity(x, time, encoded, voice) - (target - (1 - SIGMA) * noise)
-        flow = (error.square().mean(-1) * inside).sum() / inside.sum()
-        return flow, prior
+        error = self.velocity(x, time, given, voice) - (target - (1 - SIGMA) * noise)
+        return {
+            "flow": _mean(error.square().mean(-1), inside),
+            "prior": _mean((prior - target).square().mean(-1), inside),
+            "pitch": _mean(wrong[..., 0], sounding),
+            "voicing": _mean(wrong[..., 1], inside),
+        }
+
+
+def _mean(values: Tensor, weights: Tensor) -> Tensor:
+    return (values * weights).sum() / weights.sum().clamp_min(1)
 
 
 def mel_frames(frames: int) -> int:
@@ -121,8 +151,8 @@ def mel_frames(frames: int) -> int:
     return -(-frames * RATIO[0] // RATIO[1])
 
 
-class MelStream:
-    """The mel of one answer in one voice, piece by piece."""
+class FeatureStream:
+    """Mel and pitch of one answer in one voice, piece by piece."""
 
     def __init__(
         self, model: FlowMatching, voice: int, steps: int, guidance: float, temperature: float
@@ -137,13 +167,13 @@ class MelStream:
         self._frames = 0
 
     def push(self, frames: Tensor) -> Tensor:
-        """More unit frames (T,) -> the log10 mel that is known now (M, 80)."""
+        """More unit frames (T,) -> the features that are known now (M, 82)."""
         if not len(frames):
-            return torch.zeros(0, BINS)
+            return torch.zeros(0, FEATURES)
         encoded = self._delay.cut(self._model.encode(frames[None], self._voice, self._encoder))
         first, self._frames = self._frames, self._frames + encoded.shape[1]
         if not encoded.shape[1]:
-            return torch.zeros(0, BINS)
+            return torch.zeros(0, FEATURES)
         return self._sample(self._model.spread(encoded, first), mel_frames(first))
 
     def finish(self) -> Tensor:
@@ -152,13 +182,24 @@ class MelStream:
 
     def _sample(self, encoded: Tensor, first: int) -> Tensor:
         model = self._model
-        given = torch.cat([encoded, torch.zeros_like(encoded)])
+        pitch = self._pitch(model.pitch(encoded, self._voice, self._encoder))
+        normal = (pitch - model.mean[BINS:]) / model.deviation[BINS:]
+        told = torch.cat([model.prior(encoded), normal, encoded], -1)
+        given = torch.cat([told, torch.zeros_like(told)])
         x = self._noise[torch.arange(first, first + encoded.shape[1]) % NOISE_FRAMES][None]
         for begin, end, memory in zip(self._times[:-1], self._times[1:], self._steps, strict=True):
             time = torch.full((2,), begin)
-            told, untold = model.velocity(x.expand(2, -1, -1), time, given, self._both, memory)
-            x = x + (end - begin) * (told + self._guidance * (told - untold))
-        return x[0] * model.deviation + model.mean
+            guided, free = model.velocity(x.expand(2, -1, -1), time, given, self._both, memory)
+            x = x + (end - begin) * (guided + self._guidance * (guided - free))
+        mel = x[0] * model.deviation[:BINS] + model.mean[:BINS]
+        return torch.cat([mel, pitch[0]], -1)
+
+    def _pitch(self, normal: Tensor) -> Tensor:
+        """Log2 of hertz within the range of voices, and 0 or 1."""
+        model = self._model
+        logarithm, voiced = (normal * model.deviation[BINS:] + model.mean[BINS:]).unbind(-1)
+        within = logarithm.clamp(math.log2(LOWEST), math.log2(HIGHEST))
+        return torch.stack([within, (voiced > VOICED).float()], -1)
 
 
 @functools.cache

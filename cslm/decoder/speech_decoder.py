@@ -22,8 +22,8 @@ from torch import nn
 
 from cslm.audio import Samples
 from cslm.decoder.durations import DurationPredictor, DurationStream
-from cslm.decoder.flow import FlowMatching, MelStream
-from cslm.decoder.vocoder import HifiGanVocoder, IstftVocoder, load_vocoder
+from cslm.decoder.flow import FeatureStream, FlowMatching
+from cslm.decoder.vocoder import HifiGanVocoder, SourceFilterVocoder, load_vocoder
 from cslm.decoder.weights import load_weights, save_weights
 
 STEPS = 6
@@ -54,7 +54,7 @@ class DecoderConfig:
 class SpeechDecoder(nn.Module):
     """Merged units in, samples out."""
 
-    def __init__(self, config: DecoderConfig, vocoder: IstftVocoder | HifiGanVocoder) -> None:
+    def __init__(self, config: DecoderConfig, vocoder: SourceFilterVocoder | HifiGanVocoder) -> None:
         super().__init__()
         self.config = config
         self.voices = list(config.voices)
@@ -111,20 +111,21 @@ class SpeechStream:
 
     def __init__(self, decoder: SpeechDecoder, voice: int, steps: int) -> None:
         self._durations = DurationStream(decoder.durations, voice)
-        self._mel = MelStream(decoder.flow, voice, steps, GUIDANCE, TEMPERATURE)
+        self._features = FeatureStream(decoder.flow, voice, steps, GUIDANCE, TEMPERATURE)
         self._samples = decoder.vocoder.stream()
 
     @torch.inference_mode()
     def push(self, units: Sequence[int]) -> Samples:
         """More merged units -> the samples that are known now: all but the last 0.3 s."""
-        mel = self._mel.push(_frames(*self._durations.push(list(units))))
-        return self._samples.push(mel).numpy()
+        features = self._features.push(_frames(*self._durations.push(list(units))))
+        return self._samples.push(features).numpy()
 
     @torch.inference_mode()
     def finish(self) -> Samples:
         """The rest."""
-        mel = torch.cat([self._mel.push(_frames(*self._durations.finish())), self._mel.finish()])
-        return torch.cat([self._samples.push(mel), self._samples.finish()]).numpy()
+        features = self._features.push(_frames(*self._durations.finish()))
+        features = torch.cat([features, self._features.finish()])
+        return torch.cat([self._samples.push(features), self._samples.finish()]).numpy()
 
 
 def _frames(units: list[int], durations: list[int]) -> torch.Tensor:

@@ -19,8 +19,8 @@ from cslm.decoder.corpus import SpeechFile, acoustic_batch, waveform_batch
 from cslm.decoder.discriminators import Discriminators
 from cslm.decoder.durations import DurationPredictor
 from cslm.decoder.flow import FlowMatching
-from cslm.decoder.mel import log_mel
-from cslm.decoder.vocoder import HifiGanVocoder, IstftVocoder
+from cslm.decoder.mel import BINS, HOP, log_mel
+from cslm.decoder.vocoder import HifiGanVocoder, SourceFilterVocoder
 from cslm.loop import Checkpoint, begin_step
 from cslm.optimizer import MuonAdamW
 from cslm.precision import half_precision
@@ -51,7 +51,7 @@ class Recipe:
 def train_flow(
     flow: FlowMatching, corpus: SpeechFile, recipe: Recipe, checkpoint: Path, on_step: OnStep
 ) -> None:
-    """Train the flow on (unit frames, mel) of the corpus, with Muon; `on_step(step, losses)` after each."""
+    """Train the flow on the corpus' unit frames and features, with Muon; `on_step(step, losses)` after each."""
     flow.train()
     optimizer = MuonAdamW(flow, recipe.learning_rate, 0.0)
     state = Checkpoint(checkpoint, flow=flow, optimizer=optimizer)
@@ -65,10 +65,10 @@ def train_flow(
         rng = begin_step(optimizer, step, recipe.steps, recipe.learning_rate, recipe.seed)
         batch = acoustic_batch(corpus, total, LONGEST_FRAMES, rng)
         with half_precision():
-            matching, prior = flow.loss(batch.frames, batch.lengths, batch.mel, batch.voices)
-        _update(flow, optimizer, matching + prior)
+            losses = flow.loss(batch.frames, batch.lengths, batch.features, batch.voices)
+        _update(flow, optimizer, torch.stack(list(losses.values())).sum())
         state.after(step + 1)
-        on_step(step + 1, {"flow": matching.item(), "prior": prior.item()})
+        on_step(step + 1, {name: loss.item() for name, loss in losses.items()})
     flow.eval()
 
 
@@ -118,7 +118,7 @@ def _pad(rows: Sequence[Merged]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def train_vocoder(
-    vocoder: IstftVocoder | HifiGanVocoder,
+    vocoder: SourceFilterVocoder | HifiGanVocoder,
     corpus: SpeechFile,
     recipe: Recipe,
     adversarial_after: int,
@@ -136,15 +136,15 @@ def train_vocoder(
     first = state.restore()
     if not first:
         mean, deviation = _statistics(corpus, recipe.seed)
-        vocoder.mean.copy_(mean)
-        vocoder.scale.copy_(deviation)
+        vocoder.mean.copy_(mean[: len(vocoder.mean)])
+        vocoder.scale.copy_(deviation[: len(vocoder.scale)])
     segments = max(1, round(recipe.batch_seconds * 25 / segment_frames))
     for step in range(first, recipe.steps):
         rng = begin_step(optimizer, step, recipe.steps, recipe.learning_rate, recipe.seed)
         begin_step(opponent, step, recipe.steps, recipe.learning_rate, recipe.seed)
-        real = waveform_batch(corpus, segments, segment_frames, rng)
-        mel = log_mel(real)
-        made = vocoder(mel)
+        features, real = waveform_batch(corpus, segments, segment_frames, rng)
+        features = features[:, : real.shape[1] // HOP]
+        made = vocoder(features)
         real = real[:, : made.shape[1]]
         losses: dict[str, float] = {}
         adversarial = step >= adversarial_after
@@ -152,7 +152,7 @@ def train_vocoder(
             judged = judges.loss(real, made.detach())
             _update(judges, opponent, judged)
             losses["discriminators"] = judged.item()
-        near, spectral = mel_distance(made, mel), spectral_distance(made, real)
+        near, spectral = mel_distance(made, features[..., :BINS]), spectral_distance(made, real)
         loss = MEL_WEIGHT * near + SPECTRUM_WEIGHT * spectral
         if adversarial:
             deceived, features = judges.against(real, made)
@@ -183,17 +183,17 @@ def spectral_distance(made: Tensor, real: Tensor) -> Tensor:
 
 
 def _statistics(corpus: SpeechFile, seed: int) -> tuple[Tensor, Tensor]:
-    """Mean and deviation of each mel bin."""
-    rows = torch.cat(list(_mels(corpus, seed)))
+    """Mean and deviation of each feature."""
+    rows = torch.cat(list(_feature_rows(corpus, seed)))
     return rows.mean(0), rows.std(0).clamp_min(1e-3)
 
 
-def _mels(corpus: SpeechFile, seed: int) -> Iterator[Tensor]:
+def _feature_rows(corpus: SpeechFile, seed: int) -> Iterator[Tensor]:
     rng = random.Random(seed)
     for _ in range(STATISTICS_BATCHES):
         chosen = acoustic_batch(corpus, 2 * LONGEST_FRAMES, LONGEST_FRAMES, rng)
-        for mel, length in zip(chosen.mel, chosen.lengths.tolist(), strict=True):
-            yield mel[: length * 5 // 2]
+        for features, length in zip(chosen.features, chosen.lengths.tolist(), strict=True):
+            yield features[: length * 5 // 2]
 
 
 def _update(network: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:

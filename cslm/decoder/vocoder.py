@@ -1,8 +1,9 @@
-"""Vocoders: log-mel -> samples, whole or as a stream.
+"""Vocoders: features (log-mel and pitch) -> samples, whole or as a stream.
 
 Two kinds, each a folder that names its kind in `config.json` as `model_type`:
 
-    istft             a small causal ConvNeXt that writes the spectrum of each frame (Vocos, arXiv 2306.00814)
+    source_filter     a small causal ConvNeXt that filters pulses and noise (cslm.decoder.source) in spectra of
+                      short windows (iSTFT as in Vocos, arXiv 2306.00814; a source as in HiFTNet, 2309.09493)
     speecht5_hifigan  HiFi-GAN (arXiv 2010.05646) in the format of transformers, so that published weights load
 """
 
@@ -19,11 +20,13 @@ from torch.nn import functional as F
 from transformers import SpeechT5HifiGan, SpeechT5HifiGanConfig
 
 from cslm.decoder.causal import Block, CausalConv, Delay, Memory
-from cslm.decoder.mel import BINS, HOP, WINDOW, window
+from cslm.decoder.mel import BINS, HOP
+from cslm.decoder.pitch import FEATURES
+from cslm.decoder.source import EACH, LATE, STEP, STRETCH, Source, window
 from cslm.decoder.weights import load_weights, save_weights
 
-AHEAD = 3
-"""Mel frames (48 ms) that the iSTFT vocoder looks ahead."""
+AHEAD = LATE
+"""Frames (32 ms) that the source-filter vocoder looks ahead."""
 KERNEL = 7
 EXPANSION = 3
 LOUDEST = 5.0
@@ -38,10 +41,10 @@ class VocoderStream(Protocol):
     """Samples of one answer, piece by piece."""
 
     def push(self, mel: Tensor) -> Tensor:
-        """More mel frames (M, 80) -> the samples that are known now (n,)."""
+        """More frames of features (M, 82) -> the samples that are known now (n,)."""
 
     def finish(self) -> Tensor:
-        """The rest: 256 samples a mel frame in all."""
+        """The rest: 256 samples a frame in all."""
 
 
 class Vocoder(Protocol):
@@ -50,8 +53,8 @@ class Vocoder(Protocol):
     mean: Tensor
     scale: Tensor
 
-    def __call__(self, mel: Tensor) -> Tensor:
-        """log10 mel (B, M, 80) -> samples (B, 256 M)."""
+    def __call__(self, features: Tensor) -> Tensor:
+        """Features (B, M, 82) -> samples (B, 256 M)."""
 
     def stream(self) -> VocoderStream:
         """Begin an answer."""
@@ -60,43 +63,47 @@ class Vocoder(Protocol):
         """Write config.json and model.safetensors."""
 
 
-class IstftVocoder(nn.Module):
-    """Writes magnitude and phase of each frame; overlap and add make samples of them."""
+class SourceFilterVocoder(nn.Module):
+    """Filters pulses at the speaker's pitch, and noise, window by window; overlap and add make samples."""
 
     mean: Tensor
     scale: Tensor
 
     def __init__(self, width: int, layers: int) -> None:
         super().__init__()
-        self.config = {"model_type": "istft", "width": width, "layers": layers}
-        self.register_buffer("mean", torch.zeros(BINS))
-        self.register_buffer("scale", torch.ones(BINS))
-        self.entry = CausalConv(BINS, width, KERNEL)
+        self.config = {"model_type": "source_filter", "width": width, "layers": layers}
+        self.register_buffer("mean", torch.zeros(FEATURES))
+        self.register_buffer("scale", torch.ones(FEATURES))
+        self.entry = CausalConv(FEATURES, width, KERNEL)
         self.norm = nn.LayerNorm(width)
         self.blocks = nn.ModuleList(Block(width, EXPANSION, KERNEL, 1) for _ in range(layers))
         self.last_norm = nn.LayerNorm(width)
-        self.head = nn.Linear(width, WINDOW + 2)
+        self.head = nn.Linear(width, EACH * 3 * (STRETCH // 2 + 1))
 
-    def forward(self, mel: Tensor) -> Tensor:
-        """log10 mel (B, M, 80) -> samples (B, 256 M)."""
-        behind = mel[:, -1:].expand(-1, AHEAD, -1)
-        frames = self.frames(torch.cat([mel, behind], 1))[:, AHEAD:]
-        added = overlap_add(frames)
-        return added[:, WINDOW // 2 : WINDOW // 2 + mel.shape[1] * HOP]
+    def forward(self, features: Tensor) -> Tensor:
+        """Features (B, M, 82) -> samples (B, 256 M)."""
+        behind = features[:, -1:].expand(-1, AHEAD, -1)
+        stretches = self.stretches(torch.cat([features, behind], 1), Source())
+        added = overlap_add(stretches[:, EACH * AHEAD :])
+        return added[:, STRETCH // 2 : STRETCH // 2 + features.shape[1] * HOP]
 
-    def frames(self, mel: Tensor, memory: Memory | None = None) -> Tensor:
-        """(B, M, 80) -> windowed stretches of samples (B, M, 1024), `AHEAD` frames late."""
-        x = self.entry(((mel - self.mean) / self.scale).transpose(1, 2), memory).transpose(1, 2)
+    def stretches(self, features: Tensor, source: Source, memory: Memory | None = None) -> Tensor:
+        """(B, M, 82) -> windowed stretches of samples (B, 2 M, 512), `AHEAD` frames late."""
+        x = self.entry(((features - self.mean) / self.scale).transpose(1, 2), memory).transpose(1, 2)
         x = self.norm(x)
         for block in self.blocks:
             x = block(x, memory)
-        magnitude, phase = self.head(self.last_norm(x)).float().chunk(2, -1)
-        stretches: Tensor = torch.fft.irfft(torch.polar(magnitude.clamp_max(LOUDEST).exp(), phase), WINDOW)
+        filters = self.head(self.last_norm(x)).float().unflatten(-1, (EACH, -1)).flatten(1, 2)
+        gain, phase, breath = filters.chunk(3, -1)
+        pulses, noise = source.push(features[..., BINS:])
+        spectrum = pulses * torch.polar(gain.clamp_max(LOUDEST).exp(), phase)
+        spectrum = spectrum + noise * breath.clamp_max(LOUDEST).exp()
+        stretches: Tensor = torch.fft.irfft(spectrum, STRETCH)
         return stretches * window()
 
     def stream(self) -> VocoderStream:
         """Begin an answer."""
-        return _IstftStream(self)
+        return _SourceFilterStream(self)
 
     def save(self, folder: Path) -> None:
         """Write config.json and model.safetensors (cslm.decoder.weights)."""
@@ -105,28 +112,30 @@ class IstftVocoder(nn.Module):
         save_weights(self.state_dict(), folder / "model.safetensors")
 
 
-def overlap_add(frames: Tensor) -> Tensor:
-    """(B, M, 1024) -> (B, 256 (M - 1) + 1024)."""
-    length = HOP * (frames.shape[1] - 1) + WINDOW
-    added = F.fold(frames.transpose(1, 2), (1, length), (1, WINDOW), stride=(1, HOP))
+def overlap_add(stretches: Tensor) -> Tensor:
+    """(B, W, 512) -> (B, 128 (W - 1) + 512)."""
+    length = STEP * (stretches.shape[1] - 1) + STRETCH
+    added = F.fold(stretches.transpose(1, 2), (1, length), (1, STRETCH), stride=(1, STEP))
     return added[:, 0, 0] / OVERLAP
 
 
-class _IstftStream:
-    def __init__(self, vocoder: IstftVocoder) -> None:
-        self._vocoder, self._memory, self._delay = vocoder, Memory(), Delay(AHEAD)
-        self._tail = torch.zeros(WINDOW - HOP)
-        self._early = WINDOW // 2
+class _SourceFilterStream:
+    def __init__(self, vocoder: SourceFilterVocoder) -> None:
+        self._vocoder, self._memory, self._delay = vocoder, Memory(), Delay(EACH * AHEAD)
+        self._source = Source()
+        self._tail = torch.zeros(STRETCH - STEP)
+        self._early = STRETCH // 2
         self._last: Tensor | None = None
 
-    def push(self, mel: Tensor) -> Tensor:
-        if not len(mel):
+    def push(self, features: Tensor) -> Tensor:
+        if not len(features):
             return torch.zeros(0)
-        self._last = mel[-1:]
-        frames = self._delay.cut(self._vocoder.frames(mel[None], self._memory))
-        if not frames.shape[1]:
+        self._last = features[-1:]
+        stretches = self._vocoder.stretches(features[None], self._source, self._memory)
+        stretches = self._delay.cut(stretches)
+        if not stretches.shape[1]:
             return torch.zeros(0)
-        added = overlap_add(frames)[0]
+        added = overlap_add(stretches)[0]
         added[: len(self._tail)] += self._tail
         known, self._tail = added[: -len(self._tail)], added[-len(self._tail) :]
         early = min(self._early, len(known))
@@ -137,7 +146,7 @@ class _IstftStream:
         if self._last is None:
             return torch.zeros(0)
         rest = self.push(self._last.expand(AHEAD, -1))
-        return torch.cat([rest, self._tail[: WINDOW // 2]])
+        return torch.cat([rest, self._tail[: STRETCH // 2]])
 
 
 class HifiGanVocoder(nn.Module):
@@ -163,9 +172,9 @@ class HifiGanVocoder(nn.Module):
         """Deviation of each mel bin."""
         return self.generator.scale
 
-    def forward(self, mel: Tensor) -> Tensor:
-        """log10 mel (B, M, 80) -> samples (B, 256 M)."""
-        return self.generator(mel)  # type: ignore[no-any-return]
+    def forward(self, features: Tensor) -> Tensor:
+        """Features (B, M, 82), whose mel is all that it reads -> samples (B, 256 M)."""
+        return self.generator(features[..., :BINS])  # type: ignore[no-any-return]
 
     def stream(self) -> VocoderStream:
         """Begin an answer."""
@@ -181,26 +190,26 @@ class _HifiGanStream:
 
     def __init__(self, vocoder: HifiGanVocoder) -> None:
         self._vocoder = vocoder
-        self._mel = torch.zeros(0, BINS)
+        self._features = torch.zeros(0, FEATURES)
         self._done = 0
 
-    def push(self, mel: Tensor) -> Tensor:
-        self._mel = torch.cat([self._mel, mel])
-        return self._until(len(self._mel) - CONTEXT)
+    def push(self, features: Tensor) -> Tensor:
+        self._features = torch.cat([self._features, features])
+        return self._until(len(self._features) - CONTEXT)
 
     def finish(self) -> Tensor:
-        return self._until(len(self._mel))
+        return self._until(len(self._features))
 
     def _until(self, end: int) -> Tensor:
         if end <= self._done:
             return torch.zeros(0)
-        samples: Tensor = self._vocoder(self._mel[None])[0, self._done * HOP : end * HOP]
+        samples: Tensor = self._vocoder(self._features[None])[0, self._done * HOP : end * HOP]
         kept = max(0, end - CONTEXT)
-        self._mel, self._done = self._mel[kept:], end - kept
+        self._features, self._done = self._features[kept:], end - kept
         return samples
 
 
-def load_vocoder(folder: Path) -> IstftVocoder | HifiGanVocoder:
+def load_vocoder(folder: Path) -> SourceFilterVocoder | HifiGanVocoder:
     """Open a vocoder of either kind.
 
     Raises:
@@ -209,8 +218,8 @@ def load_vocoder(folder: Path) -> IstftVocoder | HifiGanVocoder:
     """
     config: Mapping[str, Any] = json.loads((folder / "config.json").read_text("utf-8"))
     kind = config.get("model_type")
-    if kind == "istft":
-        vocoder = IstftVocoder(config["width"], config["layers"])
+    if kind == "source_filter":
+        vocoder = SourceFilterVocoder(config["width"], config["layers"])
         vocoder.load_state_dict(load_weights(folder / "model.safetensors"))
         return vocoder.eval()
     if kind == "speecht5_hifigan":
@@ -219,4 +228,4 @@ def load_vocoder(folder: Path) -> IstftVocoder | HifiGanVocoder:
         if (generator.config.model_in_dim, hop) != (BINS, HOP):
             raise ValueError(f"{folder}: a vocoder for {BINS} mel bins and {HOP} samples a frame is needed")
         return HifiGanVocoder(generator).eval()
-    raise ValueError(f"{folder}: vocoder {kind!r} is unknown; allowed: istft, speecht5_hifigan")
+    raise ValueError(f"{folder}: vocoder {kind!r} is unknown; allowed: source_filter, speecht5_hifigan")

@@ -23,7 +23,7 @@ from components.evaluate.speech import SpeechResults
 from components.settings import Settings
 from cslm.audio import encode_flac
 from cslm.decoder import DecoderConfig, SpeechDecoder
-from cslm.decoder.vocoder import IstftVocoder
+from cslm.decoder.vocoder import SourceFilterVocoder
 from cslm.evaluation.error_rates import count_errors
 from cslm.evaluation.held_out import Dialogue, Utterance
 from cslm.evaluation.normalization import rules_for
@@ -81,7 +81,7 @@ def project(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     config = TokenizerConfig(hidden=32, layers=1, levels=[2, 2, 2], labels=["a", "b"])
     SpeechTokenizer(config).save(tmp_path / "work/tokenizer")
     voices = {"ann": "en", "wei": "zh"}
-    decoder = SpeechDecoder(DecoderConfig(8, voices, "", 16, 1, 4, 16, 1), IstftVocoder(16, 1))
+    decoder = SpeechDecoder(DecoderConfig(8, voices, "", 16, 1, 4, 16, 1), SourceFilterVocoder(16, 1))
     decoder.save(tmp_path / "work/decoder")
     shutil.copy(ROOT / "models.yaml", tmp_path)
     _write_items(tmp_path / "work")

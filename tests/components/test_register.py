@@ -25,7 +25,7 @@ from components.register.__main__ import main
 from components.register.model import Dialogue
 from components.register.result import result_digest
 from cslm.decoder import DecoderConfig, SpeechDecoder
-from cslm.decoder.vocoder import IstftVocoder
+from cslm.decoder.vocoder import SourceFilterVocoder
 from cslm.text_model import random_llama, train_text_tokenizer
 from cslm.tokenizer.speech_tokenizer import SpeechTokenizer, TokenizerConfig
 from cslm.vocabulary import extend
@@ -64,7 +64,7 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = TokenizerConfig(hidden=32, layers=2, levels=[2, 2, 2], labels=["a", "b"])
     SpeechTokenizer(config).save(root / "work/tokenizer")
     voices = {"ann": "en", "wei": "zh"}
-    decoder = SpeechDecoder(DecoderConfig(8, voices, "", 16, 1, 4, 16, 1), IstftVocoder(16, 1))
+    decoder = SpeechDecoder(DecoderConfig(8, voices, "", 16, 1, 4, 16, 1), SourceFilterVocoder(16, 1))
     decoder.save(root / "work/decoder")
     return root
 

@@ -94,7 +94,7 @@ def write_params(changed: dict[str, Any]) -> None:
     Path("params.yaml").write_text(yaml.safe_dump(PARAMS | {"train_decoder": decoder}), "utf-8")
 
 
-@pytest.mark.parametrize("vocoder", ["istft", "hifigan"])
+@pytest.mark.parametrize("vocoder", ["source_filter", "hifigan"])
 def test_it_trains_a_decoder_for_the_voices_of_the_train_split(project: Path, vocoder: str) -> None:
     write_params({"vocoder": vocoder})
     main()

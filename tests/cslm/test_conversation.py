@@ -13,7 +13,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from cslm.audio import SAMPLE_RATE, Samples
 from cslm.conversation import Assistant, Heard, History, Refused, Speech, Text, UnknownLanguage
 from cslm.decoder import DecoderConfig, SpeechDecoder, UnknownVoice
-from cslm.decoder.vocoder import IstftVocoder
+from cslm.decoder.vocoder import SourceFilterVocoder
 from cslm.generation import SpeechLanguageModel
 from cslm.tokenizer import SpeechTokenizer
 from cslm.tokenizer.speech_tokenizer import TokenizerConfig
@@ -26,7 +26,7 @@ def assistant(tiny: tuple[LlamaForCausalLM, PreTrainedTokenizerFast]) -> Assista
     torch.manual_seed(1)
     tokenizer = SpeechTokenizer(TokenizerConfig(hidden=32, layers=1, levels=[4, 4], labels=["a", "b"]))
     config = DecoderConfig(16, {"ann": "en", "wei": "zh"}, "", 16, 1, 4, 16, 1)
-    decoder = SpeechDecoder(config, IstftVocoder(16, 1)).eval()
+    decoder = SpeechDecoder(config, SourceFilterVocoder(16, 1)).eval()
     return Assistant(SpeechLanguageModel(*tiny), tokenizer, decoder)
 
 

@@ -15,15 +15,15 @@ from transformers import SpeechT5FeatureExtractor, SpeechT5HifiGan, SpeechT5Hifi
 from cslm.decoder import DecoderConfig, SpeechDecoder, UnknownVoice
 from cslm.decoder.durations import DurationPredictor
 from cslm.decoder.mel import log_mel
-from cslm.decoder.vocoder import HifiGanVocoder, IstftVocoder, load_vocoder
+from cslm.decoder.vocoder import HifiGanVocoder, SourceFilterVocoder, load_vocoder
 
 UNITS = 16
 VOICES = {"ann": "en", "wei": "zh"}
 
 
-def decoder(kind: str = "istft", seed: int = 1) -> SpeechDecoder:
+def decoder(kind: str = "source_filter", seed: int = 1) -> SpeechDecoder:
     torch.manual_seed(seed)
-    vocoder = IstftVocoder(32, 2) if kind == "istft" else HifiGanVocoder.of_size(32)
+    vocoder = SourceFilterVocoder(32, 2) if kind == "source_filter" else HifiGanVocoder.of_size(32)
     small = DecoderConfig(UNITS, VOICES, "", width=16, encoder_layers=2, layers=5, duration_width=16)
     made = SpeechDecoder(small, vocoder).eval()
     with torch.no_grad():  # weights large enough for every frame to matter
@@ -33,7 +33,7 @@ def decoder(kind: str = "istft", seed: int = 1) -> SpeechDecoder:
     return made
 
 
-@pytest.fixture(scope="module", params=["istft", "hifigan"])
+@pytest.fixture(scope="module", params=["source_filter", "hifigan"])
 def either(request: pytest.FixtureRequest) -> SpeechDecoder:
     return decoder(request.param)
 
@@ -76,7 +76,7 @@ def test_an_unknown_voice_is_refused_with_those_there_are() -> None:
         decoder().speak([1], "bob")
 
 
-@pytest.mark.parametrize("kind", ["istft", "hifigan"])
+@pytest.mark.parametrize("kind", ["source_filter", "hifigan"])
 def test_saved_and_loaded_it_sounds_the_same(kind: str, tmp_path: Path) -> None:
     made, units = decoder(kind), [3, 1, 4, 1, 5] * 4
     made.save(tmp_path / "a")

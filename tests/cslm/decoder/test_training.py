@@ -13,7 +13,7 @@ from cslm.audio import SAMPLE_RATE, Samples
 from cslm.decoder import DecoderConfig, SpeechDecoder
 from cslm.decoder.corpus import SpeechFile
 from cslm.decoder.training import Merged, Recipe, train_durations, train_flow, train_vocoder
-from cslm.decoder.vocoder import HifiGanVocoder, IstftVocoder
+from cslm.decoder.vocoder import HifiGanVocoder, SourceFilterVocoder
 
 TONES = [300.0, 900.0, 2400.0]
 RECIPE = Recipe(steps=300, learning_rate=5e-3, batch_seconds=8, seed=1)
@@ -34,10 +34,10 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> SpeechFile:
     return speech
 
 
-def fresh(vocoder: IstftVocoder | HifiGanVocoder | None = None) -> SpeechDecoder:
+def fresh(vocoder: SourceFilterVocoder | HifiGanVocoder | None = None) -> SpeechDecoder:
     torch.manual_seed(3)
     config = DecoderConfig(3, {"flute": "en"}, "", width=32, encoder_layers=1, layers=4, duration_width=16)
-    return SpeechDecoder(config, vocoder or IstftVocoder(48, 2))
+    return SpeechDecoder(config, vocoder or SourceFilterVocoder(48, 2))
 
 
 def pitch_of(samples: Samples) -> float:
@@ -79,16 +79,16 @@ def test_durations_are_learnt_and_keep_the_mean() -> None:
     assert np.abs(np.array(said) - np.array(true)).mean() < 1.2  # the noise alone has 0.9
 
 
-@pytest.mark.parametrize("kind", ["istft", "hifigan"])
+@pytest.mark.parametrize("kind", ["source_filter", "hifigan"])
 def test_a_killed_training_ends_with_the_same_weights(
     kind: str, corpus: SpeechFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("cslm.loop.CHECKPOINT_STEPS", 3)
     recipe = Recipe(steps=8, learning_rate=1e-3, batch_seconds=1.6, seed=1)
 
-    def vocoder() -> IstftVocoder | HifiGanVocoder:
+    def vocoder() -> SourceFilterVocoder | HifiGanVocoder:
         torch.manual_seed(3)
-        return IstftVocoder(16, 1) if kind == "istft" else HifiGanVocoder.of_size(16)
+        return SourceFilterVocoder(16, 1) if kind == "source_filter" else HifiGanVocoder.of_size(16)
 
     def run(decoder: SpeechDecoder, name: str, die_at: int = 0) -> list[int]:
         steps: list[int] = []
@@ -100,7 +100,7 @@ def test_a_killed_training_ends_with_the_same_weights(
                 raise KeyboardInterrupt
 
         try:
-            if kind == "istft":
+            if kind == "source_filter":
                 train_flow(decoder.flow, corpus, recipe, tmp_path / f"{name}.flow", on_step)
             train_vocoder(decoder.vocoder, corpus, recipe, 2, 10, 4, tmp_path / f"{name}.voc", on_step)
         except KeyboardInterrupt:
