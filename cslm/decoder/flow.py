@@ -118,7 +118,8 @@ class FlowMatching(nn.Module):
         silence = frames.new_full((len(frames), AHEAD), self.silence)
         encoded = self.encode(torch.cat([frames, silence], 1), voice)[:, AHEAD:]
         encoded = self.spread(encoded, 0)
-        target, pitch = self.normalize(features).split([BINS, FEATURES - BINS], -1)
+        normal = self.normalize(features)
+        target, pitch = normal[..., :BINS], normal[..., BINS:]
         inside = (
             torch.arange(features.shape[1])[None]
             < torch.div(lengths * RATIO[0], RATIO[1], rounding_mode="floor")[:, None]

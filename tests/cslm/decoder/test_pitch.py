@@ -53,9 +53,9 @@ def test_pulses_have_every_harmonic_and_the_power_of_noise() -> None:
     harmonics = power[8:240:8]  # 31.25 Hz a bin
     assert harmonics.max() < 1.2 * harmonics.min()
     assert power[4:240:8].max() < 1e-3 * harmonics.min()
-    of_white = window().square().sum()
-    assert power.mean() == pytest.approx(of_white, rel=0.2)
-    assert noise[0, 20:].abs().square().mean() == pytest.approx(of_white, rel=0.2)
+    of_white = window().square().sum().item()
+    assert power.mean().item() == pytest.approx(of_white, rel=0.2)
+    assert noise[0, 20:].abs().square().mean().item() == pytest.approx(of_white, rel=0.2)
 
 
 def test_nothing_pulses_in_unvoiced_frames() -> None:
