@@ -240,6 +240,10 @@ class Training(Section):
     """Stop after so many optimiser steps, whatever `epochs` says."""
     batch_tokens: Count = 4096
     """Tokens of one optimiser step, over all ranks."""
+    ranks: Count = 1
+    """Processes that train together on one machine; with GPUs, one each."""
+    half_precision: bool = True
+    """Matrix products in bfloat16 where the hardware has it; false: all in float32, to the last bit."""
     warmup: Fraction = 0.03
     """Share of the steps in which the learning rate rises; a cosine takes it to zero afterwards."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0

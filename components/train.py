@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from components.checkpoints import checkpoints_of
@@ -15,6 +17,8 @@ from components.stage import Stage, StageFailed, home
 from cslm.packing import PackedRows
 from cslm.sequences import SequenceBuilder
 from cslm.training import TrainingConfig, train
+from cslm.training.ranks import Job, RanksFailed, train_on_ranks
+from cslm.training.trainer import LossNotFinite, rows_of_step
 
 
 def train_phase(name: str, rows: Path, start: Path, result: Path) -> None:
@@ -28,12 +32,36 @@ def train_phase(name: str, rows: Path, start: Path, result: Path) -> None:
         model, tokenizer = open_checkpoint(start)
         use_deepspeed_here()
         config = training_config(section, stage.settings.seed)
+        check_ranks(name, config, data, section.ranks)
         speech = SequenceBuilder(tokenizer).unit_ids
-        trained = train(model, data, config, checkpoints, log_to(stage), speech)
+        try:
+            if section.ranks == 1:
+                trained = train(model, data, config, checkpoints, log_to(stage), speech)
+            else:
+                with tempfile.TemporaryDirectory(dir=home(), prefix="scratch-") as scratch:
+                    job = Job(start, rows, checkpoints, Path(scratch) / "model", config, list(speech))
+                    model, trained = train_on_ranks(section.ranks, job, log_to(stage))
+        except (LossNotFinite, RanksFailed) as error:
+            raise StageFailed(str(error)) from error
         with stage.output(result) as folder:
             save_checkpoint(model, tokenizer, folder)
         write_log(trained.log, Path(f"metrics/plots/{name}.csv"))
         stage.log_metrics(trained.figures())
+
+
+def check_ranks(name: str, config: TrainingConfig, rows: PackedRows, ranks: int) -> None:
+    """Can so many ranks train on these rows here?
+
+    Raises:
+        StageFailed: a step's rows cannot be shared, or there are fewer GPUs than ranks.
+    """
+    gpus = torch.cuda.device_count()
+    if 0 < gpus < ranks:
+        raise StageFailed(f"{name}.ranks: {ranks} ranks need as many GPUs, and there are {gpus}")
+    try:
+        rows_of_step(config, rows, ranks)
+    except ValueError as error:
+        raise StageFailed(f"{name}.ranks: {error}") from error
 
 
 def open_checkpoint(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -56,7 +84,7 @@ def save_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
 
 def training_config(section: Training, seed: int) -> TrainingConfig:
     """The library's configuration from a section of params.yaml."""
-    return TrainingConfig(**section.model_dump(), seed=seed)
+    return TrainingConfig(**section.model_dump(exclude={"ranks"}), seed=seed)
 
 
 def use_deepspeed_here() -> None:

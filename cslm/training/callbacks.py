@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 
@@ -67,12 +68,16 @@ class Checkpoints(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """Ask for a checkpoint when it is time."""
-        if time.monotonic() - self._since >= self._seconds and state.global_step < state.max_steps:
+        """Ask for a checkpoint when it is time by the clock of rank 0."""
+        due = torch.tensor(time.monotonic() - self._since >= self._seconds, device=args.device)
+        torch.distributed.broadcast(due, 0)
+        if due and state.global_step < state.max_steps:
             control.should_save = True
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Mark the checkpoint that was just written."""
+        """Mark the checkpoint that all ranks have just written."""
         assert args.output_dir is not None
-        (Path(args.output_dir) / f"checkpoint-{state.global_step}" / "whole").touch()
+        torch.distributed.barrier()
+        if state.is_world_process_zero:
+            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / "whole").touch()
         self._since = time.monotonic()

@@ -27,14 +27,14 @@ NAME = "documents"
 
 
 @contextmanager
-def kernels_for_processor(model: PreTrainedModel) -> Iterator[None]:
+def kernels_for_processor(model: PreTrainedModel, half: bool = True) -> Iterator[None]:
     """Make `model` fast on inputs (1, T) whose `position_ids` restart with each document, and only on those."""
     before = model.config._attn_implementation
     ALL_ATTENTION_FUNCTIONS.register(NAME, attend)
     ALL_MASK_ATTENTION_FUNCTIONS.register(NAME, lambda *_, **__: None)
     model.set_attn_implementation(NAME)
     # Around the model itself: DeepSpeed switches off what is around its engine.
-    model.forward = half_precision()(model.forward)
+    model.forward = half_precision(half)(model.forward)
     try:
         yield
     finally:

@@ -29,13 +29,13 @@ def flops_per_token(model: PreTrainedModel) -> float:
     return 6.0 * (weights if model.config.tie_word_embeddings else weights - lookup.numel())
 
 
-def peak_flops(device: str) -> float:
+def peak_flops(device: str, half: bool = True) -> float:
     """Operations a second of a large matrix product on `cpu` or `cuda`: the best of some tries."""
     size = SIZE[device]
-    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    dtype = torch.bfloat16 if device == "cuda" and half else torch.float32
     factor = torch.full((size, size), 0.5, device=device, dtype=dtype)
     best = float("inf")
-    with torch.no_grad(), half_precision():
+    with torch.no_grad(), half_precision(half):
         for _ in range(TRIES):
             started = time.perf_counter()
             product = factor @ factor

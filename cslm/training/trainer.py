@@ -2,7 +2,7 @@
 
 AdamW (or Muon), warm-up and cosine to zero, loss on the assistant's tokens. Against the released recipe there
 is no padding, and the loss of every task and language is logged. A killed run continues from its last
-checkpoint.
+checkpoint. A step whose loss is not a number is left out, told of and counted; some in a row end the training.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel, Trainer, TrainingArguments
@@ -34,6 +35,8 @@ WHOLE = "whole"
 LISTENING_SCALE = 12.0
 """Cosines times this are logits (NormFace, arXiv 1704.06369): alone they are too close together for a softmax.
 The greater it is, the smaller are the cosines that it is content with (benchmarks/log.md)."""
+HOPELESS = 5
+"""So many steps in a row without a finite loss end a training."""
 ALIKE = 0.8
 """The state of a word that is read is asked no more once its cosine to its own embedding is this high: the rest
 of it is left for the words before."""
@@ -53,7 +56,16 @@ class TrainingConfig:
     optimizer: str
     zero_stage: int
     speech_loss: float
+    half_precision: bool
     seed: int
+
+
+class LossNotFinite(RuntimeError):
+    """Several steps in a row had no finite loss; the message says where their batches are."""
+
+
+class _StepNotFinite(Exception):
+    """The loss of this step is not finite, on this rank or another one."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +77,8 @@ class Trained:
     used: float
     """Utilisation of the machine by one token a second (`cslm.training.speed`)."""
     log: list[dict[str, float]]
-    """In order: `step`, and since the entry before `loss`, `loss.TASK.LANGUAGE`, `tokens_per_second`."""
+    """In order: `step`, and since the entry before `loss`, `loss.TASK.LANGUAGE`, `skipped_steps`,
+    `tokens_per_second`."""
 
     def figures(self) -> dict[str, float]:
         """Loss and speed over all steps."""
@@ -78,6 +91,7 @@ class Trained:
         return {
             "loss": losses / sum(steps),
             "steps": self.steps,
+            "skipped_steps": sum(entry["skipped_steps"] for entry in self.log),
             "tokens": self.steps * self.step_tokens,
             "tokens_per_second": speed,
             "mfu": speed * self.used,
@@ -99,16 +113,21 @@ def train(
         checkpoints: folder of this training's checkpoints; whole ones there are continued from.
         on_log: called with (step, numbers) on rank 0.
         speech_tokens: tokens whose loss counts `config.speech_loss` times.
+
+    Raises:
+        LossNotFinite: `HOPELESS` steps in a row had no finite loss.
+        ValueError: a step's rows cannot be shared among the ranks.
     """
-    batch = max(1, config.batch_tokens // rows.manifest.length)
+    world = int(os.environ.get("WORLD_SIZE", 1))
+    batch = rows_of_step(config, rows, world)
     steps = max(1.0, len(rows) * config.epochs / batch)
     steps = round(min(steps, config.max_steps or steps))
     on_processor = not torch.cuda.is_available()
-    used = flops_per_token(model) / peak_flops("cpu" if on_processor else "cuda")
-    with single_rank(), kernels_for_processor(model) if on_processor else nullcontext():
+    used = flops_per_token(model) / peak_flops("cpu" if on_processor else "cuda", config.half_precision) / world
+    with single_rank(), kernels_for_processor(model, config.half_precision) if on_processor else nullcontext():
         arguments = TrainingArguments(
             output_dir=str(checkpoints),
-            per_device_train_batch_size=batch,
+            per_device_train_batch_size=batch // world,
             max_steps=steps,
             learning_rate=config.learning_rate,
             lr_scheduler_type="cosine",
@@ -123,7 +142,7 @@ def train(
             remove_unused_columns=False,
             disable_tqdm=True,
             use_cpu=on_processor,
-            bf16=not on_processor,
+            bf16=config.half_precision and not on_processor,
             deepspeed=deepspeed_config(config.zero_stage),
             dataloader_drop_last=len(rows) >= batch,
         )
@@ -139,9 +158,31 @@ def train(
             speech_loss=config.speech_loss,
             muon=config.optimizer == "muon",
         )
-        trainer.train(resume_from_checkpoint=last_whole_checkpoint(checkpoints))
+        trainer.train(resume_from_checkpoint=_agreed(checkpoints))
     log = [entry for entry in trainer.state.log_history if "tokens_per_second" in entry]
     return Trained(steps, batch * rows.manifest.length, used, log)
+
+
+def rows_of_step(config: TrainingConfig, rows: PackedRows, ranks: int) -> int:
+    """How many rows make a step, over all ranks.
+
+    Raises:
+        ValueError: they cannot be shared among the ranks.
+    """
+    batch = max(1, config.batch_tokens // rows.manifest.length)
+    if batch % ranks:
+        raise ValueError(
+            f"batch_tokens {config.batch_tokens} are {batch} rows of {rows.manifest.length}, which {ranks} "
+            "ranks cannot share: each needs as many"
+        )
+    return batch
+
+
+def _agreed(checkpoints: Path) -> str | None:
+    """The checkpoint from which all ranks go on: rank 0 looks, and removes what is half written."""
+    found = [last_whole_checkpoint(checkpoints) if torch.distributed.get_rank() == 0 else None]
+    torch.distributed.broadcast_object_list(found)
+    return found[0]
 
 
 def speech_mask(vocabulary: int, speech_tokens: Sequence[int]) -> Tensor:
@@ -183,6 +224,7 @@ class PackedTrainer(Trainer):
         assert isinstance(self.train_dataset, PackedRows)
         self._tasks = self.train_dataset.manifest.tasks
         self._sums = torch.zeros(len(self._tasks), 2)
+        self._done = self._skipped = self._in_a_row = 0
         listening = [f"{LISTENING}.{name.rpartition('.')[-1]}" for name in self._tasks]
         self._listening = torch.tensor([self._tasks.index(n) if n in self._tasks else 0 for n in listening])
 
@@ -194,6 +236,36 @@ class PackedTrainer(Trainer):
         assert network is not None
         self.optimizer = MuonAdamW(network, self.args.learning_rate, self.args.weight_decay)
         return self.optimizer
+
+    def training_step(
+        self, model: Any, inputs: dict[str, Tensor], num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        """One step, left out if its loss is not finite.
+
+        Raises:
+            LossNotFinite: too many in a row.
+        """
+        try:
+            loss = super().training_step(model, inputs, num_items_in_batch)  # type: ignore[arg-type]
+        except _StepNotFinite as error:
+            self._skip(inputs, str(error))
+            return torch.full((), torch.nan, device=self.args.device)
+        self._done, self._in_a_row = self._done + 1, 0
+        return loss
+
+    def _skip(self, inputs: dict[str, Tensor], why: str) -> None:
+        assert self.args.output_dir is not None
+        step, folder = self.state.global_step + 1, Path(self.args.output_dir)
+        path = folder / f"skipped-step-{step}-rank-{self.args.process_index}.safetensors"
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({name: each.cpu().contiguous() for name, each in inputs.items()}, path)
+        self._skipped, self._in_a_row = self._skipped + 1, self._in_a_row + 1
+        print(f"note: step {step} was left out: {why}; its batch is {path}", flush=True)
+        if self._in_a_row == HOPELESS:
+            raise LossNotFinite(
+                f"{HOPELESS} steps in a row, the last one {step}, had no finite loss. Their batches are "
+                f"{folder}/skipped-step-*: look for what is wrong with them, or take a smaller learning_rate"
+            )
 
     def compute_loss(
         self,
@@ -235,14 +307,32 @@ class PackedTrainer(Trainer):
             asked[len(written) :][read & (own > ALIKE)] = 0
         tasks = torch.cat([tasks.roll(-1)[written.cpu()], self._listening[tasks[heard.cpu()]]])
         losses = F.cross_entropy(logits, targets, reduction="none")
+        # Ranks take the mean of their gradients: so each divides by the mean of all ranks' weights.
+        total = weights.sum()
+        torch.distributed.all_reduce(total)
+        loss = (losses * weights * asked).sum() * self.args.world_size / total.clamp_min(1e-9)
+        self._must_be_finite(loss.detach())
         self._sums[:, 0].index_add_(0, tasks, losses.detach().cpu())
         self._sums[:, 1].index_add_(0, tasks, torch.ones(len(tasks)))
-        loss = (losses * weights * asked).sum() / weights.sum().clamp_min(1e-9)
         return (loss, outputs) if return_outputs else loss
 
+    def _must_be_finite(self, loss: Tensor) -> None:
+        """All ranks leave a step out, or none."""
+        broken = (~loss.isfinite()).float()
+        torch.distributed.all_reduce(broken, torch.distributed.ReduceOp.MAX)
+        if broken:
+            raise _StepNotFinite(f"the loss of rank {self.args.process_index} is {loss.item()}")
+
     def log(self, logs: dict[str, float], *args: Any, **options: Any) -> None:
-        """Adds `loss.TASK.LANGUAGE` since the last log."""
+        """Adds `loss.TASK.LANGUAGE` and `skipped_steps` since the last log; no loss if all were left out."""
+        if "loss" in logs and not self._done:
+            del logs["loss"]
         if "loss" in logs:
+            logs["skipped_steps"] = self._skipped
+            self._done = self._skipped = 0
+            sums = self._sums.to(self.args.device)
+            torch.distributed.all_reduce(sums)
+            self._sums.copy_(sums)
             for name, (total, count) in zip(self._tasks, self._sums.tolist(), strict=True):
                 if count:
                     logs[f"loss.{name}"] = total / count

@@ -14,7 +14,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from cslm.sequences import IGNORE, PROMPTS, Chunk, SequenceBuilder
 from cslm.text_model import random_llama, train_text_tokenizer
 from cslm.vocabulary import draw, extend
-from tests.cslm.conftest import UNITS
+from tests.tiny import UNITS
 
 TEXT = st.text(min_size=1, max_size=30)
 UNIT_RUN = st.lists(st.integers(0, UNITS - 1), min_size=1, max_size=12)

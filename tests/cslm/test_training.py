@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import itertools
 import os
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -17,7 +19,7 @@ from cslm.packing import PackedRows, pack
 from cslm.sequences import IGNORE, Sequence, SequenceBuilder
 from cslm.training import TrainingConfig, train
 from cslm.training.speed import flops_per_token
-from cslm.training.trainer import last_whole_checkpoint
+from cslm.training.trainer import LossNotFinite, last_whole_checkpoint
 
 CONFIG = TrainingConfig(
     learning_rate=3e-3,
@@ -30,6 +32,7 @@ CONFIG = TrainingConfig(
     optimizer="adamw",
     zero_stage=2,
     speech_loss=1.0,
+    half_precision=True,
     seed=1,
 )
 
@@ -85,6 +88,47 @@ def test_a_killed_training_continues_to_the_same_weights(
     assert again == list(range(int(last.rsplit("-", 1)[1]) + 1, 9))
     for name, weight in undisturbed.state_dict().items():
         torch.testing.assert_close(continued.state_dict()[name], weight, rtol=0, atol=1e-6, msg=name)
+
+
+def _broken_at(model: LlamaForCausalLM, steps: range) -> LlamaForCausalLM:
+    """The model as it is if the arithmetic of these steps (1 is the first) overflows."""
+    broken, step = copy.deepcopy(model), itertools.count(1)
+
+    def overflow(module: torch.nn.Module, given: object, made: torch.Tensor) -> torch.Tensor:
+        return made * torch.inf if next(step) in steps else made
+
+    broken.lm_head.register_forward_hook(overflow)
+    return broken
+
+
+def test_a_step_without_a_finite_loss_is_left_out(
+    tiny: tuple[LlamaForCausalLM, PreTrainedTokenizerFast],
+    rows: PackedRows,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    heard: list[int] = []
+    model = _broken_at(tiny[0], range(3, 5))
+    trained = train(model, rows, CONFIG, tmp_path, lambda step, numbers: heard.append(step))
+    assert trained.figures()["skipped_steps"] == 2
+    assert heard == [1, 2, 5, 6, 7, 8]
+    assert all(weight.isfinite().all() for weight in model.parameters())
+    assert 0 < trained.figures()["loss"] < 10
+    file = tmp_path / "skipped-step-3-rank-0.safetensors"
+    assert (
+        f"note: step 3 was left out: the loss of rank 0 is nan; its batch is {file}" in capsys.readouterr().out
+    )
+    batch = load_file(file)["input_ids"]
+    assert batch.shape == (2, 128)
+    assert any(torch.equal(batch[0], torch.as_tensor(rows[n]["input_ids"])) for n in range(len(rows)))
+
+
+def test_a_training_without_hope_ends(
+    tiny: tuple[LlamaForCausalLM, PreTrainedTokenizerFast], rows: PackedRows, tmp_path: Path
+) -> None:
+    with pytest.raises(LossNotFinite, match=r"5 steps in a row, the last one 7, had no finite loss"):
+        train(_broken_at(tiny[0], range(3, 100)), rows, CONFIG, tmp_path, lambda step, numbers: None)
+    assert len(list(tmp_path.glob("skipped-step-*"))) == 5
 
 
 def test_speech_that_does_not_count_is_not_learned(

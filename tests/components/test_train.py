@@ -1,0 +1,42 @@
+"""Ranks are refused at the door where they cannot work."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from components.settings import Training
+from components.stage import StageFailed
+from components.train import check_ranks, training_config
+from cslm.packing import PackedRows, pack
+from cslm.sequences import SequenceBuilder
+from tests import tiny
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> PackedRows:
+    builder = SequenceBuilder(tiny.make()[1])
+    sequences = (builder.asr([1, 2, 3], "What is", "en") for _ in range(40))
+    pack(sequences, tmp_path / "rows", 128, builder.end_id, seed=1)
+    return PackedRows(tmp_path / "rows")
+
+
+def test_a_step_must_be_shared_evenly(rows: PackedRows) -> None:
+    config = training_config(Training(learning_rate=1e-3, batch_tokens=512), seed=1)
+    check_ranks("pretrain", config, rows, 4)
+    told = "pretrain.ranks: batch_tokens 512 are 4 rows of 128, which 3 ranks cannot share"
+    with pytest.raises(StageFailed, match=told):
+        check_ranks("pretrain", config, rows, 3)
+    small = dataclasses.replace(config, batch_tokens=100)
+    with pytest.raises(StageFailed, match="are 1 rows of 128, which 2 ranks"):
+        check_ranks("pretrain", small, rows, 2)
+
+
+def test_each_rank_needs_a_gpu_where_there_are_some(rows: PackedRows, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = training_config(Training(learning_rate=1e-3, batch_tokens=512), seed=1)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    check_ranks("finetune", config, rows, 2)
+    with pytest.raises(StageFailed, match=r"finetune.ranks: 4 ranks need as many GPUs, and there are 2"):
+        check_ranks("finetune", config, rows, 4)

@@ -1,0 +1,126 @@
+"""Several real ranks learn what one learns, step by step."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import psutil
+import pytest
+
+from cslm.packing import PackedRows, pack
+from cslm.sequences import SequenceBuilder
+from cslm.training import TrainingConfig
+from cslm.training.ranks import Job, RanksFailed, train_on_ranks
+from cslm.training.trainer import rows_of_step
+from tests import tiny
+
+STEPS = 6
+Losses = dict[str, float]
+CONFIG = TrainingConfig(
+    learning_rate=3e-3,
+    epochs=10.0,
+    max_steps=STEPS,
+    batch_tokens=512,
+    warmup=0.1,
+    weight_decay=0.01,
+    checkpoint_minutes=1e-9,
+    optimizer="adamw",
+    zero_stage=2,
+    speech_loss=0.5,
+    half_precision=False,
+    seed=1,
+)
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
+    folder = tmp_path_factory.mktemp("ranks")
+    model, tokenizer = tiny.make()
+    builder = SequenceBuilder(tokenizer)
+    texts = ["What is", "the capital", "of France?"]
+    sequences = [
+        builder.asr([(7 * n + i) % 16 for i in range(3 + n % 5)], texts[n % 3], "en") for n in range(120)
+    ]
+    sequences += [builder.tts("法国", [n % 16, 5], "zh") for n in range(90)]
+    pack(iter(sequences), folder / "rows", 128, builder.end_id, seed=1)
+    model.save_pretrained(folder / "start")
+    return Job(
+        folder / "start", folder / "rows", folder / "checkpoints", folder / "result", CONFIG, builder.unit_ids
+    )
+
+
+def _losses(job: Job, folder: Path, ranks: int, **changes: object) -> list[Losses]:
+    folder.mkdir()
+    config = dataclasses.replace(job.config, **changes)  # type: ignore[arg-type]
+    mine = dataclasses.replace(job, checkpoints=folder / "checkpoints", result=folder / "result", config=config)
+    heard: list[Losses] = []
+    _, trained = train_on_ranks(ranks, mine, lambda step, numbers: heard.append(numbers))
+    assert [entry["step"] for entry in trained.log] == list(range(1, STEPS + 1))
+    assert (folder / "checkpoints" / f"checkpoint-{STEPS - 1}" / "whole").exists()
+    return heard
+
+
+@pytest.fixture(scope="module")
+def alone(job: Job, tmp_path_factory: pytest.TempPathFactory) -> list[Losses]:
+    return _losses(job, tmp_path_factory.mktemp("alone") / "one", 1)
+
+
+@pytest.fixture(scope="module")
+def together(job: Job, tmp_path_factory: pytest.TempPathFactory) -> list[Losses]:
+    return _losses(job, tmp_path_factory.mktemp("together") / "two", 2)
+
+
+def test_two_ranks_learn_what_one_learns(alone: list[Losses], together: list[Losses]) -> None:
+    _same(alone, together)
+
+
+@pytest.mark.parametrize(("ranks", "zero_stage"), [(2, 0), (2, 1), (4, 2)])
+def test_so_it_is_whatever_they_share(
+    job: Job, alone: list[Losses], tmp_path: Path, ranks: int, zero_stage: int
+) -> None:
+    _same(alone, _losses(job, tmp_path / "ranks", ranks, zero_stage=zero_stage))
+
+
+def _same(alone: list[Losses], several: list[Losses]) -> None:
+    for one, other in zip(alone, several, strict=True):
+        for name in ("loss", "loss.asr.en", "loss.tts.zh"):
+            assert other[name] == pytest.approx(one[name], abs=1e-5), name
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_killed_rank_costs_nothing_but_time(
+    job: Job, together: list[Losses], tmp_path: Path, rank: int
+) -> None:
+    def kill(step: int, numbers: Losses) -> None:
+        if step == STEPS // 2:
+            _ranks_at_work()[rank].kill()
+
+    broken = dataclasses.replace(job, checkpoints=tmp_path / "checkpoints", result=tmp_path / "broken")
+    with pytest.raises(RanksFailed, match="one of 2 ranks"):
+        train_on_ranks(2, broken, kill)
+    heard: list[int] = []
+    again = dataclasses.replace(broken, result=tmp_path / "again")
+    _, trained = train_on_ranks(2, again, lambda step, numbers: heard.append(step))
+    assert heard[0] > 1, "it began anew"
+    assert [entry["loss"] for entry in trained.log] == [entry["loss"] for entry in together]
+
+
+def _ranks_at_work() -> list[psutil.Process]:
+    """The processes of a training, by rank."""
+    family = psutil.Process().children(recursive=True)
+    ranks = [process for process in family if "RANK" in process.environ()]
+    return sorted(ranks, key=lambda process: int(process.environ()["RANK"]))
+
+
+def test_rows_that_cannot_be_shared_are_refused(job: Job) -> None:
+    rows = PackedRows(job.rows)
+    assert rows_of_step(job.config, rows, 4) == 4
+    with pytest.raises(ValueError, match="batch_tokens 512 are 4 rows of 128, which 3 ranks cannot share"):
+        rows_of_step(job.config, rows, 3)
+
+
+def test_a_rank_that_fails_ends_the_training(job: Job, tmp_path: Path) -> None:
+    broken = dataclasses.replace(job, rows=tmp_path / "none", result=tmp_path / "result")
+    with pytest.raises(RanksFailed, match="one of 2 ranks"):
+        train_on_ranks(2, broken, lambda step, numbers: None)
