@@ -11,18 +11,19 @@ from __future__ import annotations
 import tempfile
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import typer
 
 from components.checkpoints import checkpoints_of
 from components.stage import Stage, StageFailed, home
-from cslm.audio import SAMPLE_RATE, change_speed, decode
+from cslm.audio import SAMPLE_RATE, Samples, change_speed, decode
 from cslm.decoder import DecoderConfig, SpeechDecoder
 from cslm.decoder.corpus import SpeechFile
 from cslm.decoder.training import Recipe, train_durations, train_flow, train_vocoder
@@ -35,6 +36,9 @@ from cslm.units import expand_runs, merge_runs
 UTTERANCES, UNITS, TOKENIZER = Path("work/accepted/utterances"), Path("work/units"), Path("work/tokenizer")
 DECODER = Path("work/decoder")
 REPORT_EVERY = 20
+TOLD_EVERY = 500
+Row = tuple[Samples, npt.NDArray[np.int64], int]
+"""Samples, unit frames and voice of an utterance."""
 MEASURED = 40
 """Utterances of dev in each language that are spoken again to measure the decoder."""
 
@@ -107,7 +111,7 @@ def train(stage: Stage, decoder: SpeechDecoder, scratch: Path, checkpoints: Path
         if row["speed"] == 1 and row["speaker"] in decoder.config.voices
     ]
     corpus, speeds = SpeechFile(scratch), speeds_of_training()
-    corpus.write(utterances(decoder, speeds))
+    corpus.write(_told(utterances(decoder, speeds)))
     voices = range(len(decoder.voices))
     told = f"{len(corpus.utterances)} utterances, {len(voices)} voices, {len(speeds)} speeds"
     others = sorted(set(voices_of_training()) - set(decoder.voices))
@@ -156,12 +160,20 @@ class Reporter:
         self._stage.log_metrics({self._name: means}, step)
 
 
+def _told(rows: Iterable[Row]) -> Iterator[Row]:
+    """The rows, with a line now and then: to hear their pitch takes some minutes."""
+    for number, row in enumerate(rows, 1):
+        if number % TOLD_EVERY == 0:
+            print(f"progress: pitch of {number} utterances", flush=True)
+        yield row
+
+
 def speeds_of_training() -> list[float]:
     """Speeds at which the train split was tokenised, the recordings' own first."""
     return sorted({row["speed"] for row in _units("train", ["speed"])}, key=lambda speed: (speed != 1, speed))
 
 
-def utterances(decoder: SpeechDecoder, speeds: Sequence[float]) -> Iterator[tuple[Any, Any, int]]:
+def utterances(decoder: SpeechDecoder, speeds: Sequence[float]) -> Iterator[Row]:
     """Samples, unit frames and voice of each utterance of the train split at each speed.
 
     Speech that is played faster is the speech of another voice: number `v` at the second speed is voice
