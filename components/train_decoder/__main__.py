@@ -68,6 +68,9 @@ def open_decoder(stage: Stage) -> SpeechDecoder:
             decoder = SpeechDecoder.load(folder)
         except FileNotFoundError as error:
             raise StageFailed(f"no decoder in {folder} ({error}); `make setup` pulls it") from error
+        except ValueError as error:
+            told = "take train_decoder.checkpoint=models/decoder, or train one (profiles/from-scratch.yaml)"
+            raise StageFailed(f"{error}; {told}") from error
         if decoder.config.tokenizer != tokenizer.fingerprint:
             raise StageFailed(
                 f"{folder} speaks the units of another tokenizer than {TOKENIZER}; train one for these: "

@@ -7,14 +7,17 @@ by SwiftF0 (arXiv 2508.18440), for frames that have their middle where those of 
 from __future__ import annotations
 
 import functools
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from swift_f0 import SwiftF0
 from torch import Tensor
 
 from cslm.audio import SAMPLE_RATE, Samples
 from cslm.decoder.mel import BINS, HOP
+
+if TYPE_CHECKING:
+    from swift_f0 import SwiftF0
 
 FEATURES = BINS + 2
 """Log mel, log2 of the pitch in hertz, and 1 in voiced frames: what a frame of speech is made of."""
@@ -43,4 +46,6 @@ def track(samples: Samples) -> Tensor:
 
 @functools.cache
 def _detector() -> SwiftF0:
+    from swift_f0 import SwiftF0  # whoever only speaks needs none
+
     return SwiftF0(threads=1)

@@ -72,19 +72,26 @@ class SpeechDecoder(nn.Module):
 
         Raises:
             FileNotFoundError: the folder lacks one of its files.
+            ValueError: the vocoder is of an unknown kind, or the weights are those of another release.
         """
         config = DecoderConfig(**json.loads((folder / "config.json").read_text("utf-8")))
         decoder = cls(config, load_vocoder(folder / "vocoder"))
-        decoder.load_state_dict(load_weights(folder / "acoustic.safetensors"), strict=False)
+        weights = load_weights(folder / "acoustic.safetensors")
+        wanted = {name: weight.shape for name, weight in decoder._acoustic().items()}
+        if wanted != {name: weight.shape for name, weight in weights.items()}:
+            raise ValueError(f"{folder}: its weights are not those of this release's decoder")
+        decoder.load_state_dict(weights, strict=False)
         return decoder.eval()
 
     def save(self, folder: Path) -> None:
         """Write all files into `folder`."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.json").write_text(json.dumps(asdict(self.config), indent=1) + "\n", "utf-8")
-        acoustic = {n: w for n, w in self.state_dict().items() if not n.startswith("vocoder.")}
-        save_weights(acoustic, folder / "acoustic.safetensors")
+        save_weights(self._acoustic(), folder / "acoustic.safetensors")
         self.vocoder.save(folder / "vocoder")
+
+    def _acoustic(self) -> dict[str, torch.Tensor]:
+        return {name: each for name, each in self.state_dict().items() if not name.startswith("vocoder.")}
 
     def voice_of(self, name: str) -> int:
         """Number of a voice.

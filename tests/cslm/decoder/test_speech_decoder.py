@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from transformers import SpeechT5FeatureExtractor, SpeechT5HifiGan, SpeechT5HifiGanConfig
 
 from cslm.decoder import DecoderConfig, SpeechDecoder, UnknownVoice
@@ -86,6 +87,17 @@ def test_saved_and_loaded_it_sounds_the_same(kind: str, tmp_path: Path) -> None:
     assert once.voices == ["ann", "wei"]
     assert np.array_equal(SpeechDecoder.load(tmp_path / "b").speak(units, "wei"), sound)
     assert len(sound) == pytest.approx(len(made.speak(units, "wei")), rel=0.05), "8 bits round durations"
+
+
+def test_a_decoder_of_another_release_is_refused(tmp_path: Path) -> None:
+    decoder().save(tmp_path)
+    weights = load_file(tmp_path / "acoustic.safetensors")
+    save_file({**weights, "flow.mean": weights["flow.mean"][:80]}, tmp_path / "acoustic.safetensors")
+    with pytest.raises(ValueError, match=r"weights are not those of this release's decoder"):
+        SpeechDecoder.load(tmp_path)
+    (tmp_path / "vocoder" / "config.json").write_text('{"model_type": "istft", "width": 8, "layers": 1}')
+    with pytest.raises(ValueError, match=r"vocoder 'istft' is unknown; allowed: source_filter"):
+        SpeechDecoder.load(tmp_path)
 
 
 def test_a_published_vocoder_opens(tmp_path: Path) -> None:
