@@ -17,6 +17,7 @@ from components.stage import Stage, StageFailed, home
 from cslm.packing import PackedRows
 from cslm.sequences import SequenceBuilder
 from cslm.training import TrainingConfig, train
+from cslm.training.preemption import Preempted
 from cslm.training.ranks import Job, RanksFailed, train_on_ranks
 from cslm.training.trainer import LossNotFinite, rows_of_step
 
@@ -41,7 +42,7 @@ def train_phase(name: str, rows: Path, start: Path, result: Path) -> None:
                 with tempfile.TemporaryDirectory(dir=home(), prefix="scratch-") as scratch:
                     job = Job(start, rows, checkpoints, Path(scratch) / "model", config, list(speech))
                     model, trained = train_on_ranks(section.ranks, job, log_to(stage))
-        except (LossNotFinite, RanksFailed) as error:
+        except (LossNotFinite, Preempted, RanksFailed) as error:
             raise StageFailed(str(error)) from error
         with stage.output(result) as folder:
             save_checkpoint(model, tokenizer, folder)

@@ -35,7 +35,8 @@ REMOTE = "CSLM_DVC_REMOTE"
 PR_SET_PDEATHSIG = 1
 FIRST = 1
 """Process id in a container, which has no parent to die with."""
-GRACE_S = 5.0
+GRACE_S = 25.0
+"""What a training gets to write a checkpoint; less than a pod has."""
 MISSING = 3
 
 
@@ -169,7 +170,9 @@ def die_with_parent() -> None:
 def _end_group(*_: object) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     os.killpg(0, signal.SIGTERM)
-    time.sleep(GRACE_S if _others_in_group() else 0)
+    deadline = time.monotonic() + GRACE_S
+    while _others_in_group() and time.monotonic() < deadline:
+        time.sleep(0.1)
     os.killpg(0, signal.SIGKILL)
     os._exit(128 + signal.SIGTERM)  # the first process of a container outlives its own SIGKILL
 

@@ -14,6 +14,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
 from transformers import AutoModelForCausalLM
 
 from cslm.packing import PackedRows
@@ -33,6 +34,8 @@ def main() -> None:
     if os.environ["RANK"] == "0":
         model.save_pretrained(job.result)
         (job.result / TRAINED).write_text(json.dumps(asdict(trained)), "utf-8")
+    torch.distributed.barrier()  # a rank that leaves while another one still talks to it would abort that one
+    torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -53,10 +53,15 @@ class Progress(TrainerCallback):
 
 
 class Checkpoints(TrainerCallback):
-    """Saves every so many minutes, and marks a checkpoint once it is whole."""
+    """Saves every so many minutes and when the training must end, and marks a checkpoint once it is whole.
 
-    def __init__(self, minutes: float) -> None:
-        self._seconds = minutes * 60
+    Args:
+        ending: whether the training must end (`cslm.training.preemption`).
+    """
+
+    def __init__(self, minutes: float, ending: Callable[[], bool]) -> None:
+        self._seconds, self._ending = minutes * 60, ending
+        self.preempted = False
         self._since = time.monotonic()
 
     def on_train_begin(
@@ -68,11 +73,13 @@ class Checkpoints(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """Ask for a checkpoint when it is time by the clock of rank 0."""
-        due = torch.tensor(time.monotonic() - self._since >= self._seconds, device=args.device)
-        torch.distributed.broadcast(due, 0)
-        if due and state.global_step < state.max_steps:
+        """Ask for a checkpoint when it is time by the clock of a rank, or one of them must end."""
+        due = time.monotonic() - self._since >= self._seconds
+        asked = torch.tensor([due, self._ending()], dtype=torch.int32, device=args.device)
+        torch.distributed.all_reduce(asked, torch.distributed.ReduceOp.MAX)
+        if asked.any() and state.global_step < state.max_steps:
             control.should_save = True
+            self.preempted = control.should_training_stop = bool(asked[1])
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Mark the checkpoint that all ranks have just written."""

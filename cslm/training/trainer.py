@@ -27,6 +27,7 @@ from cslm.optimizer import MuonAdamW
 from cslm.packing import LISTENING, PackedRows
 from cslm.sequences import IGNORE
 from cslm.training.callbacks import Checkpoints, Progress
+from cslm.training.preemption import Preempted, asked_to_end
 from cslm.training.processor import kernels_for_processor
 from cslm.training.speed import flops_per_token, peak_flops
 
@@ -116,6 +117,7 @@ def train(
 
     Raises:
         LossNotFinite: `HOPELESS` steps in a row had no finite loss.
+        Preempted: SIGTERM came, and the checkpoint is written.
         ValueError: a step's rows cannot be shared among the ranks.
     """
     world = int(os.environ.get("WORLD_SIZE", 1))
@@ -124,7 +126,12 @@ def train(
     steps = round(min(steps, config.max_steps or steps))
     on_processor = not torch.cuda.is_available()
     used = flops_per_token(model) / peak_flops("cpu" if on_processor else "cuda", config.half_precision) / world
-    with single_rank(), kernels_for_processor(model, config.half_precision) if on_processor else nullcontext():
+    with (
+        single_rank(),
+        kernels_for_processor(model, config.half_precision) if on_processor else nullcontext(),
+        asked_to_end() as ending,
+    ):
+        saving = Checkpoints(config.checkpoint_minutes, ending)
         arguments = TrainingArguments(
             output_dir=str(checkpoints),
             per_device_train_batch_size=batch // world,
@@ -152,13 +159,18 @@ def train(
             train_dataset=rows,
             callbacks=[
                 Progress(on_log, batch * rows.manifest.length, used),
-                Checkpoints(config.checkpoint_minutes),
+                saving,
             ],
             speech=speech_mask(model.config.vocab_size, speech_tokens),
             speech_loss=config.speech_loss,
             muon=config.optimizer == "muon",
         )
         trainer.train(resume_from_checkpoint=_agreed(checkpoints))
+        if saving.preempted:
+            raise Preempted(
+                f"it was told to end (SIGTERM), and did after step {trainer.state.global_step} of {steps}: the "
+                "same command goes on from there"
+            )
     log = [entry for entry in trainer.state.log_history if "tokens_per_second" in entry]
     return Trained(steps, batch * rows.manifest.length, used, log)
 

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import itertools
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from cslm.packing import PackedRows, pack
 from cslm.sequences import IGNORE, Sequence, SequenceBuilder
 from cslm.training import TrainingConfig, train
+from cslm.training.preemption import Preempted
 from cslm.training.speed import flops_per_token
 from cslm.training.trainer import LossNotFinite, last_whole_checkpoint
 
@@ -86,6 +88,28 @@ def test_a_killed_training_continues_to_the_same_weights(
     trained = train(continued, rows, config, tmp_path / "b", lambda step, numbers: again.append(step))
     assert [entry["step"] for entry in trained.log] == list(range(1, 9)), "the steps before the end too"
     assert again == list(range(int(last.rsplit("-", 1)[1]) + 1, 9))
+    for name, weight in undisturbed.state_dict().items():
+        torch.testing.assert_close(continued.state_dict()[name], weight, rtol=0, atol=1e-6, msg=name)
+
+
+def test_a_training_that_is_told_to_end_saves_first(
+    tiny: tuple[LlamaForCausalLM, PreTrainedTokenizerFast], rows: PackedRows, tmp_path: Path
+) -> None:
+    config = dataclasses.replace(CONFIG, checkpoint_minutes=1000.0)
+    undisturbed, told = copy.deepcopy(tiny[0]), copy.deepcopy(tiny[0])
+    train(undisturbed, rows, config, tmp_path / "a", lambda step, numbers: None)
+
+    def end(step: int, numbers: dict[str, float]) -> None:
+        if step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    ends_at_once = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Preempted, match=r"after step [34] of 8: the same command goes on from there"):
+        train(told, rows, config, tmp_path / "b", end)
+    assert signal.getsignal(signal.SIGTERM) is ends_at_once
+    continued, heard = copy.deepcopy(tiny[0]), list[int]()
+    train(continued, rows, config, tmp_path / "b", lambda step, numbers: heard.append(step))
+    assert heard[0] in (4, 5)
     for name, weight in undisturbed.state_dict().items():
         torch.testing.assert_close(continued.state_dict()[name], weight, rtol=0, atol=1e-6, msg=name)
 

@@ -106,6 +106,20 @@ def test_a_killed_rank_costs_nothing_but_time(
     assert [entry["loss"] for entry in trained.log] == [entry["loss"] for entry in together]
 
 
+def test_one_rank_that_must_end_ends_all_with_a_checkpoint(job: Job, tmp_path: Path) -> None:
+    def tell(step: int, numbers: Losses) -> None:
+        if step == 10:
+            _ranks_at_work()[1].terminate()
+
+    changed = dataclasses.replace(job.config, checkpoint_minutes=1000.0, max_steps=500)
+    mine = dataclasses.replace(job, checkpoints=tmp_path / "checkpoints", result=tmp_path / "a", config=changed)
+    with pytest.raises(RanksFailed, match="one of 2 ranks"):
+        train_on_ranks(2, mine, tell)
+    [checkpoint] = mine.checkpoints.glob("checkpoint-*")
+    assert (checkpoint / "whole").exists()
+    assert 10 <= int(checkpoint.name.rpartition("-")[2]) < 100
+
+
 def _ranks_at_work() -> list[psutil.Process]:
     """The processes of a training, by rank."""
     family = psutil.Process().children(recursive=True)
