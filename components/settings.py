@@ -250,8 +250,11 @@ class Training(Section):
     checkpoint_minutes: Positive = 2.0
     optimizer: Literal["adamw", "muon"] = "adamw"
     """`muon`: Muon for the matrices inside the network; small models learn to listen in fewer tokens."""
-    zero_stage: Literal[0, 1, 2] = 2
-    """What DeepSpeed shares among the ranks. Muon needs whole matrices: 0."""
+    zero_stage: Literal[0, 1, 2, 3] = 2
+    """What DeepSpeed shares among the ranks: nothing, optimiser states (1), gradients (2), weights (3). Muon
+    needs whole matrices: 0."""
+    gradient_checkpointing: bool = False
+    """Keep less of the forward pass and make it again: less memory, a third more arithmetic."""
     speech_loss: Annotated[float, Field(ge=0)] = 1.0
     """Weight of a speech unit in the loss, where a text token has 1 (the paper: 1)."""
 
@@ -259,6 +262,8 @@ class Training(Section):
     def _whole_matrices(self) -> Training:
         if self.optimizer == "muon" and self.zero_stage:
             raise ValueError(f"optimizer muon works with zero_stage 0 only, not {self.zero_stage}")
+        if self.zero_stage == 3 and self.ranks == 1:
+            raise ValueError("zero_stage 3 shares the weights among ranks: it needs 2 or more of them")
         return self
 
 

@@ -7,9 +7,11 @@ nothing but multiply as fast as this machine can.
 
 from __future__ import annotations
 
+import math
 import time
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 
 from cslm.precision import half_precision
@@ -25,8 +27,17 @@ def flops_per_token(model: PreTrainedModel) -> float:
     is left out, as it depends on how long documents are, so utilisation is told rather too low.
     """
     lookup = next(model.get_input_embeddings().parameters())
-    weights = sum(parameter.numel() for parameter in model.parameters() if parameter.dim() > 1)
-    return 6.0 * (weights if model.config.tie_word_embeddings else weights - lookup.numel())
+    weights = sum(_size(parameter) for parameter in model.parameters() if len(_shape(parameter)) > 1)
+    return 6.0 * (weights if model.config.tie_word_embeddings else weights - _size(lookup))
+
+
+def _shape(parameter: nn.Parameter) -> torch.Size:
+    """Also of a weight of which ZeRO 3 has left a part here."""
+    return getattr(parameter, "ds_shape", parameter.shape)
+
+
+def _size(parameter: nn.Parameter) -> int:
+    return math.prod(_shape(parameter))
 
 
 def peak_flops(device: str, half: bool = True) -> float:

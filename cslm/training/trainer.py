@@ -11,14 +11,14 @@ import itertools
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
@@ -58,6 +58,7 @@ class TrainingConfig:
     zero_stage: int
     speech_loss: float
     half_precision: bool
+    gradient_checkpointing: bool
     seed: int
 
 
@@ -150,6 +151,8 @@ def train(
             disable_tqdm=True,
             use_cpu=on_processor,
             bf16=config.half_precision and not on_processor,
+            gradient_checkpointing=config.gradient_checkpointing,
+            gradient_checkpointing_kwargs={"use_reentrant": False},
             deepspeed=deepspeed_config(config.zero_stage),
             dataloader_drop_last=len(rows) >= batch,
         )
@@ -215,6 +218,13 @@ def deepspeed_config(zero_stage: int) -> dict[str, Any]:
         "gradient_accumulation_steps": "auto",
         "bf16": {"enabled": "auto"},
     }
+
+
+def gathered(*weights: nn.Parameter) -> AbstractContextManager[None]:
+    """The whole of weights that ZeRO 3 shares among the ranks; all ranks must ask for them."""
+    from deepspeed.runtime.zero import GatheredParameters  # looks at the machine when it is imported
+
+    return GatheredParameters(list(weights))  # type: ignore[no-any-return, no-untyped-call]
 
 
 def last_whole_checkpoint(folder: Path) -> str | None:
@@ -309,10 +319,12 @@ class PackedTrainer(Trainer):
         targets = torch.cat([targets[written], understood[heard]])
         weights = self._weights.to(targets.device)[targets]
         asked = torch.ones_like(weights)
-        if len(heard):
-            words = self.accelerator.unwrap_model(model).lm_head.weight.detach()
+        head = self.accelerator.unwrap_model(model).lm_head.weight
+        with gathered(head):
+            words = F.normalize(head.detach().float(), dim=-1) if len(heard) else None
+        if words is not None:
             states = outputs.hidden_states[len(outputs.hidden_states) // 2][0, heard]
-            cosines = F.normalize(states.float(), dim=-1) @ F.normalize(words.float(), dim=-1).T
+            cosines = F.normalize(states.float(), dim=-1) @ words.T
             logits = torch.cat([logits, LISTENING_SCALE * cosines])
             own = cosines.detach().gather(1, understood[heard, None])[:, 0]
             read = ~self._speech.to(tokens.device)[tokens[heard]]

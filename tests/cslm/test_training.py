@@ -35,6 +35,7 @@ CONFIG = TrainingConfig(
     zero_stage=2,
     speech_loss=1.0,
     half_precision=True,
+    gradient_checkpointing=False,
     seed=1,
 )
 
@@ -90,6 +91,19 @@ def test_a_killed_training_continues_to_the_same_weights(
     assert again == list(range(int(last.rsplit("-", 1)[1]) + 1, 9))
     for name, weight in undisturbed.state_dict().items():
         torch.testing.assert_close(continued.state_dict()[name], weight, rtol=0, atol=1e-6, msg=name)
+
+
+def test_what_is_made_again_is_the_same(
+    tiny: tuple[LlamaForCausalLM, PreTrainedTokenizerFast], rows: PackedRows, tmp_path: Path
+) -> None:
+    kept: dict[bool, list[float]] = {}
+    for again in (False, True):
+        config = dataclasses.replace(CONFIG, half_precision=False, gradient_checkpointing=again)
+        model = copy.deepcopy(tiny[0])
+        trained = train(model, rows, config, tmp_path / str(again), lambda step, numbers: None)
+        kept[again] = [entry["loss"] for entry in trained.log]
+        assert model.is_gradient_checkpointing is again
+    assert kept[True] == pytest.approx(kept[False], abs=1e-5)
 
 
 def test_a_training_that_is_told_to_end_saves_first(

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
+from transformers import PreTrainedModel
 
 from cslm.packing import PackedRows, pack
 from cslm.sequences import SequenceBuilder
@@ -29,6 +31,7 @@ CONFIG = TrainingConfig(
     zero_stage=2,
     speech_loss=0.5,
     half_precision=False,
+    gradient_checkpointing=False,
     seed=1,
 )
 
@@ -55,10 +58,17 @@ def _losses(job: Job, folder: Path, ranks: int, **changes: object) -> list[Losse
     config = dataclasses.replace(job.config, **changes)  # type: ignore[arg-type]
     mine = dataclasses.replace(job, checkpoints=folder / "checkpoints", result=folder / "result", config=config)
     heard: list[Losses] = []
-    _, trained = train_on_ranks(ranks, mine, lambda step, numbers: heard.append(numbers))
+    model, trained = train_on_ranks(ranks, mine, lambda step, numbers: heard.append(numbers))
     assert [entry["step"] for entry in trained.log] == list(range(1, STEPS + 1))
     assert (folder / "checkpoints" / f"checkpoint-{STEPS - 1}" / "whole").exists()
-    return heard
+    return [*heard, {"loss": _loss(model, PackedRows(job.rows))}]
+
+
+def _loss(model: PreTrainedModel, rows: PackedRows) -> float:
+    """Of a trained model, on a row."""
+    row = torch.as_tensor(rows[0]["input_ids"])[None]
+    with torch.inference_mode():
+        return float(model(input_ids=row, labels=row).loss)
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +85,7 @@ def test_two_ranks_learn_what_one_learns(alone: list[Losses], together: list[Los
     _same(alone, together)
 
 
-@pytest.mark.parametrize(("ranks", "zero_stage"), [(2, 0), (2, 1), (4, 2)])
+@pytest.mark.parametrize(("ranks", "zero_stage"), [(2, 0), (2, 1), (4, 2), (2, 3)])
 def test_so_it_is_whatever_they_share(
     job: Job, alone: list[Losses], tmp_path: Path, ranks: int, zero_stage: int
 ) -> None:
@@ -85,7 +95,7 @@ def test_so_it_is_whatever_they_share(
 def _same(alone: list[Losses], several: list[Losses]) -> None:
     for one, other in zip(alone, several, strict=True):
         for name in ("loss", "loss.asr.en", "loss.tts.zh"):
-            assert other[name] == pytest.approx(one[name], abs=1e-5), name
+            assert other.get(name) == pytest.approx(one.get(name), abs=1e-5), name
 
 
 @pytest.mark.parametrize("rank", [0, 1])
@@ -103,7 +113,7 @@ def test_a_killed_rank_costs_nothing_but_time(
     again = dataclasses.replace(broken, result=tmp_path / "again")
     _, trained = train_on_ranks(2, again, lambda step, numbers: heard.append(step))
     assert heard[0] > 1, "it began anew"
-    assert [entry["loss"] for entry in trained.log] == [entry["loss"] for entry in together]
+    assert [entry["loss"] for entry in trained.log] == [entry["loss"] for entry in together[:-1]]
 
 
 def test_one_rank_that_must_end_ends_all_with_a_checkpoint(job: Job, tmp_path: Path) -> None:
