@@ -271,7 +271,7 @@ class TrainDecoder(Section):
     checkpoint: str | None = None
     """Folder of a trained decoder to take or to continue from; null starts from random weights."""
     steps: Steps = 0
-    """Steps of the flow (units -> mel), and so whether durations are trained too."""
+    """Steps of the flow (units -> pitch and mel), and so whether durations are trained too."""
     learning_rate: Positive = 2.0e-3
     batch_seconds: Positive = 40.0
     """Speech in one step of the flow."""

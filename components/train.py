@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -35,19 +36,31 @@ def train_phase(name: str, rows: Path, start: Path, result: Path) -> None:
         config = training_config(section, stage.settings.seed)
         check_ranks(name, config, data, section.ranks)
         speech = SequenceBuilder(tokenizer).unit_ids
-        try:
+        with explained():
             if section.ranks == 1:
                 trained = train(model, data, config, checkpoints, log_to(stage), speech)
             else:
+                del model  # each rank has its own
                 with tempfile.TemporaryDirectory(dir=home(), prefix="scratch-") as scratch:
                     job = Job(start, rows, checkpoints, Path(scratch) / "model", config, list(speech))
                     model, trained = train_on_ranks(section.ranks, job, log_to(stage))
-        except (LossNotFinite, Preempted, RanksFailed) as error:
-            raise StageFailed(str(error)) from error
         with stage.output(result) as folder:
             save_checkpoint(model, tokenizer, folder)
         write_log(trained.log, Path(f"metrics/plots/{name}.csv"))
         stage.log_metrics(trained.figures())
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Say it in one sentence if a training does not come to its end.
+
+    Raises:
+        StageFailed: it was told to end, a rank has failed, or the loss is no number.
+    """
+    try:
+        yield
+    except (LossNotFinite, Preempted, RanksFailed) as error:
+        raise StageFailed(str(error)) from error
 
 
 def check_ranks(name: str, config: TrainingConfig, rows: PackedRows, ranks: int) -> None:

@@ -30,6 +30,8 @@ from infra import airflow_local, services
 from infra.metrics_table import table
 
 POLL_S = 0.2
+STOP_S = 30.0
+"""Longer than a training gets to write a checkpoint (dags/dvc_stage.py)."""
 PLAIN_PROGRESS_S = 10.0
 WIDTH = 28
 
@@ -125,7 +127,7 @@ def end_child(child: subprocess.Popen[bytes]) -> None:
     """TERM, then KILL. What a stage has started ends by itself with its task (dags/dvc_stage.py)."""
     child.terminate()
     try:
-        child.wait(20)
+        child.wait(STOP_S)
     except subprocess.TimeoutExpired:
         os.killpg(child.pid, signal.SIGKILL)
         child.wait()

@@ -25,7 +25,8 @@ from dags import places, runners
 from infra import airflow_local
 
 START_S = 240
-STOP_S = 15
+STOP_S = 30
+"""Longer than a training gets to write a checkpoint (dags/dvc_stage.py)."""
 AIRFLOW_SERVICES = {
     "airflow-api-server": ["api-server", "--workers", "1", "--apps", "core"],
     # What tasks report to, apart from what people ask: Airflow 3.3 writes its audit log in the event loop, and

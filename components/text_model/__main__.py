@@ -20,6 +20,7 @@ from components.checkpoints import checkpoints_of
 from components.settings import TextModel, Training
 from components.stage import Stage, StageFailed, home
 from components.train import (
+    explained,
     log_to,
     open_checkpoint,
     save_checkpoint,
@@ -68,7 +69,8 @@ def main() -> None:
                     )
                 left_out = (rows / TOO_LONG).read_text("utf-8")
                 config = recipe(section, seed)
-                trained = train(model, PackedRows(rows), config, checkpoints, log_to(stage))
+                with explained():
+                    trained = train(model, PackedRows(rows), config, checkpoints, log_to(stage))
                 if section.checkpoint is None:
                     # Training pushes all tokens that it never shows the same way; prompts that differ in
                     # nothing could not be told apart later.

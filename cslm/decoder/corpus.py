@@ -28,12 +28,12 @@ FULL_SCALE = 32767
 
 @dataclass(frozen=True)
 class Spoken:
-    """Where an utterance lies: `frames` unit frames from `first` on, 640 samples each; its pitch."""
+    """Where an utterance lies: units and samples from frame `first`, its pitch from mel frame `first_mel`."""
 
     first: int
     frames: int
     voice: int
-    pitch: int
+    first_mel: int
 
 
 class SpeechFile:
@@ -73,7 +73,7 @@ class SpeechFile:
     def pitch(self, spoken: Spoken, begin: int, end: int) -> Tensor:
         """Pitch (M, 2) of the mel frames that begin in unit frames `begin`, which is even, to `end`."""
         first, last = mel_frames(begin), mel_frames(end)
-        offset = (spoken.pitch + first) * 2 * 4
+        offset = (spoken.first_mel + first) * 2 * 4
         return torch.from_numpy(np.memmap(self._pitch, np.float32, "r", offset, (last - first, 2)).copy())
 
     def frames(self, spoken: Spoken, begin: int, end: int) -> Tensor:

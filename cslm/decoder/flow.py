@@ -165,6 +165,7 @@ class FeatureStream:
         self._times = [1 - math.cos(math.pi / 2 * step / steps) for step in range(steps + 1)]
         self._encoder, self._delay = Memory(), Delay(AHEAD)
         self._steps = [Memory() for _ in range(steps)]
+        self._held = model.mean[None, BINS : BINS + 1]
         self._frames = 0
 
     def push(self, frames: Tensor) -> Tensor:
@@ -196,11 +197,19 @@ class FeatureStream:
         return torch.cat([mel, pitch[0]], -1)
 
     def _pitch(self, normal: Tensor) -> Tensor:
-        """Log2 of hertz within the range of voices, and 0 or 1."""
+        """Log2 of hertz within the range of voices, and 0 or 1.
+
+        Nothing has taught the network a pitch of unvoiced frames: there the last one stays.
+        """
         model = self._model
-        logarithm, voiced = (normal * model.deviation[BINS:] + model.mean[BINS:]).unbind(-1)
+        logarithm, certain = (normal * model.deviation[BINS:] + model.mean[BINS:]).unbind(-1)
         within = logarithm.clamp(math.log2(LOWEST), math.log2(HIGHEST))
-        return torch.stack([within, (voiced > VOICED).float()], -1)
+        known = torch.cat([self._held, within], 1)
+        voiced = certain > VOICED
+        last = torch.where(voiced, torch.arange(1, known.shape[1]), 0).cummax(1).values
+        pitch = known.gather(1, last)
+        self._held = pitch[:, -1:]
+        return torch.stack([pitch, voiced.float()], -1)
 
 
 @functools.cache

@@ -29,22 +29,25 @@ NOISE_SAMPLES = 1 << 17
 
 
 class Source:
-    """The source of one batch of utterances, as a whole or piece by piece."""
+    """The source of one batch of utterances, as a whole or piece by piece.
 
-    def __init__(self) -> None:
+    Args:
+        position: where in the noise each utterance begins (B, 1); a training varies it, answers do not.
+    """
+
+    def __init__(self, position: Tensor | int = 0) -> None:
         self._cycles: Tensor | float = 0.0
         self._before: Tensor | None = None
         self._tail: Tensor | None = None
-        self._position = 0
+        self._position = position
 
     @torch.no_grad()
     def push(self, pitch: Tensor) -> tuple[Tensor, Tensor]:
         """More pitch (B, M, 2) -> spectra (B, 2 M, 257) of pulses and of noise, `LATE` frames late."""
         pulses = self._pulses(pitch)
-        tile = noise()
-        at = torch.arange(self._position, self._position + pulses.shape[-1]) % NOISE_SAMPLES
-        self._position += pulses.shape[-1]
-        both = torch.stack([pulses, tile[at].expand_as(pulses)])
+        at = (self._position + torch.arange(pulses.shape[-1])) % NOISE_SAMPLES
+        self._position = self._position + pulses.shape[-1]
+        both = torch.stack([pulses, noise()[at].expand_as(pulses)])
         past = both.new_zeros(*both.shape[:-1], PAST) if self._tail is None else self._tail
         both = torch.cat([past, both], -1)
         self._tail = both[..., -PAST:]
@@ -52,13 +55,18 @@ class Source:
         return spectra[0], spectra[1]
 
     def _pulses(self, pitch: Tensor) -> Tensor:
-        """(B, M, 2) -> (B, 256 M): harmonics in phase, of power 1, from one frame's pitch to the next."""
+        """(B, M, 2) -> (B, 256 M): harmonics in phase, of power 1, from one frame's pitch to the next.
+
+        A voice comes and goes at the pitch of its own frames, not on the way to that of silence.
+        """
         before = pitch[:, :1] if self._before is None else self._before
         self._before = pitch[:, -1:]
-        known = torch.cat([before, pitch], 1)
+        begin, end = torch.cat([before, pitch[:, :-1]], 1), pitch
+        ends = torch.where(begin[..., 1:] > end[..., 1:], begin, end)
+        begins = torch.where(end[..., 1:] > begin[..., 1:], end, begin)
         ramp = (torch.arange(HOP) + 1) / HOP
-        between = known[:, :-1, :, None] + (known[:, 1:] - known[:, :-1])[..., None] * ramp
-        logarithm, voiced = between.transpose(1, 2).flatten(2).unbind(1)
+        logarithm = (begins[..., :1] + (ends[..., :1] - begins[..., :1]) * ramp).flatten(1)
+        voiced = (begin[..., 1:] + (end[..., 1:] - begin[..., 1:]) * ramp).flatten(1)
         hertz = logarithm.exp2()
         cycles = self._cycles + (hertz.double() / SAMPLE_RATE).cumsum(-1)
         self._cycles = cycles[:, -1:] % 1

@@ -1,4 +1,4 @@
-"""Trains the two halves of the decoder: units to mel (durations and flow), and mel to samples (vocoder).
+"""Trains the two halves of the decoder: units to features (durations and flow), and those to samples (vocoder).
 
 The vocoder learns from spectra alone for the first part of its steps, and against discriminators in the
 rest: they are most of the cost, and have nothing to teach a generator that does not yet hum.
@@ -145,18 +145,20 @@ def train_vocoder(
         features, real = waveform_batch(corpus, segments, segment_frames, rng)
         features = features[:, : real.shape[1] // HOP]
         made = vocoder(features)
-        real = real[:, : made.shape[1]]
+        # Where a stretch is cut off, half of the windows are missing.
+        real, made = real[:, HOP : made.shape[1] - HOP], made[:, HOP:-HOP]
         losses: dict[str, float] = {}
         adversarial = step >= adversarial_after
         if adversarial:
             judged = judges.loss(real, made.detach())
             _update(judges, opponent, judged)
             losses["discriminators"] = judged.item()
-        near, spectral = mel_distance(made, features[..., :BINS]), spectral_distance(made, real)
+        near = mel_distance(made, features[:, 1:-1, :BINS])
+        spectral = spectral_distance(made, real)
         loss = MEL_WEIGHT * near + SPECTRUM_WEIGHT * spectral
         if adversarial:
-            deceived, features = judges.against(real, made)
-            loss = loss + deceived + FEATURE_WEIGHT * features
+            deceived, seen = judges.against(real, made)
+            loss = loss + deceived + FEATURE_WEIGHT * seen
             losses["deceived"] = deceived.item()
         _update(vocoder, optimizer, loss)
         state.after(step + 1)

@@ -22,15 +22,13 @@ from transformers import SpeechT5HifiGan, SpeechT5HifiGanConfig
 from cslm.decoder.causal import Block, CausalConv, Delay, Memory
 from cslm.decoder.mel import BINS, HOP
 from cslm.decoder.pitch import FEATURES
-from cslm.decoder.source import EACH, LATE, STEP, STRETCH, Source, window
+from cslm.decoder.source import EACH, LATE, NOISE_SAMPLES, STEP, STRETCH, Source, window
 from cslm.decoder.weights import load_weights, save_weights
 
-AHEAD = LATE
-"""Frames (32 ms) that the source-filter vocoder looks ahead."""
 KERNEL = 7
 EXPANSION = 3
 LOUDEST = 5.0
-"""Largest log magnitude of a spectral bin: a full-scale tone has log(512 / 2)."""
+"""Largest log gain of a filter."""
 OVERLAP = 1.5
 """Sum of squared Hann windows at a quarter's hop."""
 CONTEXT = 32
@@ -82,13 +80,14 @@ class SourceFilterVocoder(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Features (B, M, 82) -> samples (B, 256 M)."""
-        behind = features[:, -1:].expand(-1, AHEAD, -1)
-        stretches = self.stretches(torch.cat([features, behind], 1), Source())
-        added = overlap_add(stretches[:, EACH * AHEAD :])
+        behind = features[:, -1:].expand(-1, LATE, -1)
+        source = Source(torch.randint(NOISE_SAMPLES, (len(features), 1)) if self.training else 0)
+        stretches = self.stretches(torch.cat([features, behind], 1), source)
+        added = overlap_add(stretches[:, EACH * LATE :])
         return added[:, STRETCH // 2 : STRETCH // 2 + features.shape[1] * HOP]
 
     def stretches(self, features: Tensor, source: Source, memory: Memory | None = None) -> Tensor:
-        """(B, M, 82) -> windowed stretches of samples (B, 2 M, 512), `AHEAD` frames late."""
+        """(B, M, 82) -> windowed stretches of samples (B, 2 M, 512), `LATE` frames late."""
         x = self.entry(((features - self.mean) / self.scale).transpose(1, 2), memory).transpose(1, 2)
         x = self.norm(x)
         for block in self.blocks:
@@ -121,7 +120,7 @@ def overlap_add(stretches: Tensor) -> Tensor:
 
 class _SourceFilterStream:
     def __init__(self, vocoder: SourceFilterVocoder) -> None:
-        self._vocoder, self._memory, self._delay = vocoder, Memory(), Delay(EACH * AHEAD)
+        self._vocoder, self._memory, self._delay = vocoder, Memory(), Delay(EACH * LATE)
         self._source = Source()
         self._tail = torch.zeros(STRETCH - STEP)
         self._early = STRETCH // 2
@@ -145,7 +144,7 @@ class _SourceFilterStream:
     def finish(self) -> Tensor:
         if self._last is None:
             return torch.zeros(0)
-        rest = self.push(self._last.expand(AHEAD, -1))
+        rest = self.push(self._last.expand(LATE, -1))
         return torch.cat([rest, self._tail[: STRETCH // 2]])
 
 

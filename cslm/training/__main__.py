@@ -1,6 +1,6 @@
-"""One rank of a training of several. `cslm.training.ranks` starts as many of these as there are ranks.
+"""One rank of a training of several; `cslm.training.ranks` starts as many of these as there are ranks.
 
-Run:  python -m torch.distributed.run --standalone --nproc-per-node 2 -m cslm.training job.json
+Run:  RANK=0 LOCAL_RANK=0 WORLD_SIZE=1 MASTER_ADDR=127.0.0.1 MASTER_PORT=29500 python -m cslm.training job.json
 
 The job says which checkpoint to train on which rows, how, and where the result goes. Rank 0 prints a line
 `log: {"step": 10, "loss": 2.3, ...}` for every log entry, and writes the result.
@@ -8,8 +8,10 @@ The job says which checkpoint to train on which rows, how, and where the result 
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
+import signal
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -19,22 +21,36 @@ from transformers import AutoModelForCausalLM
 from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
 from cslm.packing import PackedRows
-from cslm.training.ranks import LOG, TRAINED, Job
+from cslm.training.preemption import Preempted
+from cslm.training.ranks import LOG, PREEMPTED, TRAINED, Job
 from cslm.training.trainer import gathered, train
+
+PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
     """Take part in the job, whose file is the only argument."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # no rank outlives who started it
     job = Job.read(Path(sys.argv[1]))
+    on_gpu = torch.cuda.is_available()
+    if on_gpu:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    shared = {
+        "zero_optimization": {"stage": job.config.zero_stage},
+        "train_micro_batch_size_per_gpu": 1,
+        "bf16": {"enabled": job.config.half_precision and on_gpu},
+    }
     # While this lives, a model that is loaded for ZeRO 3 is shared among the ranks from the start.
-    shared = {"zero_optimization": {"stage": job.config.zero_stage}, "train_micro_batch_size_per_gpu": 1}
     sharing = HfDeepSpeedConfig(shared)  # type: ignore[no-untyped-call]
     model = AutoModelForCausalLM.from_pretrained(job.start, dtype="float32")
 
     def tell(step: int, numbers: dict[str, float]) -> None:
         print(f"{LOG}{json.dumps(numbers | {'step': step})}", flush=True)
 
-    trained = train(model, PackedRows(job.rows), job.config, job.checkpoints, tell, job.speech_tokens)
+    try:
+        trained = train(model, PackedRows(job.rows), job.config, job.checkpoints, tell, job.speech_tokens)
+    except Preempted:
+        sys.exit(PREEMPTED)
     with gathered(*model.parameters()):
         if os.environ["RANK"] == "0":
             model.save_pretrained(job.result)

@@ -62,6 +62,8 @@ class Checkpoints(TrainerCallback):
     def __init__(self, minutes: float, ending: Callable[[], bool]) -> None:
         self._seconds, self._ending = minutes * 60, ending
         self.preempted = False
+        self.healthy = True
+        """Whether the last step had a finite loss: only then is the model worth keeping."""
         self._since = time.monotonic()
 
     def on_train_begin(
@@ -78,7 +80,7 @@ class Checkpoints(TrainerCallback):
         asked = torch.tensor([due, self._ending()], dtype=torch.int32, device=args.device)
         torch.distributed.all_reduce(asked, torch.distributed.ReduceOp.MAX)
         if asked.any() and state.global_step < state.max_steps:
-            control.should_save = True
+            control.should_log = control.should_save = self.healthy  # what was not logged is in no checkpoint
             self.preempted = control.should_training_stop = bool(asked[1])
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:

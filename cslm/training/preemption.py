@@ -1,6 +1,6 @@
 """A training whose machine is taken away: SIGTERM ends it after the step that it is in, with a checkpoint.
 
-Clusters send it before they take a node back, and so do Kubernetes, Docker, DVC's caller and `kill`.
+Clusters send it before they take a node back, and so do Kubernetes, DVC's caller and `kill`.
 """
 
 from __future__ import annotations
@@ -16,13 +16,22 @@ class Preempted(RuntimeError):
 
 
 @contextmanager
-def asked_to_end() -> Iterator[Callable[[], bool]]:
-    """Whether SIGTERM has come since. Outside of a program's main thread it ends that at once, as ever."""
+def asked_to_end(then: Callable[[], object] | None = None) -> Iterator[Callable[[], bool]]:
+    """Whether SIGTERM has come since; `then` is called when it comes.
+
+    Outside of a program's main thread it ends the program at once, as ever.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
     came = threading.Event()
-    before = signal.signal(signal.SIGTERM, lambda *_: came.set())
+
+    def note(*_: object) -> None:
+        came.set()
+        if then is not None:
+            then()
+
+    before = signal.signal(signal.SIGTERM, note)
     try:
         yield came.is_set
     finally:

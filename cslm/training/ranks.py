@@ -1,14 +1,18 @@
-"""A training of several ranks on this machine, started by torch's own launcher.
+"""A training of several ranks on this machine: a process each, which all end if one of them dies.
 
 Every rank takes its share of each step's rows, so a step sees the same rows in the same order as with one rank.
+The ranks stay in the group of the process that starts them, and die with it.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,10 +21,14 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from cslm.training.preemption import Preempted, asked_to_end
 from cslm.training.trainer import Trained, TrainingConfig
 
 LOG = "log: "
 JOB, TRAINED = "job.json", "trained.json"
+PREEMPTED = 75
+"""Exit code of a rank that has ended as it was told to (EX_TEMPFAIL: another try may do it)."""
+LOOK_S = 0.2
 
 
 class RanksFailed(RuntimeError):
@@ -57,29 +65,84 @@ def train_on_ranks(
 
     Raises:
         RanksFailed: one of them has failed; the others are ended then.
+        Preempted: SIGTERM came to this process or to a rank, and the checkpoint is written.
     """
     job.result.mkdir(parents=True)
     path = job.result / JOB
     path.write_text(json.dumps(asdict(job), default=str), "utf-8")
-    launcher = ["torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "-m", "cslm.training"]
-    threads = {
-        "OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // ranks))
-    }  # more would wait for each other
-    with subprocess.Popen(
-        [sys.executable, "-m", *launcher, str(path)],
-        stdout=subprocess.PIPE,
-        text=True,
-        errors="replace",
-        env=os.environ | threads,
-    ) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
+    processes: list[subprocess.Popen[str]] = []
+
+    def end() -> None:
+        for process in processes:
+            process.terminate()
+
+    with asked_to_end(end):
+        processes += _start(ranks, path)
+        first = processes[0]
+        failed: list[int] = []
+        watch = threading.Thread(target=_end_together, args=(processes, failed))
+        watch.start()
+        try:
+            _listen(first, on_log)
+        except BaseException:
+            for process in processes:
+                process.kill()
+            raise
+        finally:
+            watch.join()
+    if failed:
+        code = processes[failed[0]].returncode
+        how = f"was killed by signal {-code}" if code < 0 else "has ended with an error, which stands above"
+        raise RanksFailed(f"rank {failed[0]} of {ranks} {how}")
+    if first.returncode == PREEMPTED:
+        raise Preempted("it was told to end (SIGTERM): the same command goes on from its last checkpoint")
+    trained = Trained(**json.loads((job.result / TRAINED).read_text("utf-8")))
+    return AutoModelForCausalLM.from_pretrained(job.result, dtype="float32"), trained
+
+
+def _listen(first: subprocess.Popen[str], on_log: Callable[[int, dict[str, float]], None]) -> None:
+    """Until rank 0 ends: pass on what it logs, and print all else."""
+    assert first.stdout is not None
+    with first.stdout:
+        for line in first.stdout:
             if line.startswith(LOG):
                 numbers = json.loads(line.removeprefix(LOG))
                 on_log(int(numbers.pop("step")), numbers)
             else:
                 print(line, end="", flush=True)
-    if process.returncode:
-        raise RanksFailed(f"one of {ranks} ranks has ended with an error, which stands above")
-    trained = Trained(**json.loads((job.result / TRAINED).read_text("utf-8")))
-    return AutoModelForCausalLM.from_pretrained(job.result, dtype="float32"), trained
+
+
+def _start(ranks: int, job: Path) -> list[subprocess.Popen[str]]:
+    """The ranks, with the variables by which torch, accelerate and DeepSpeed find each other."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    threads = max(1, torch.get_num_threads() // ranks)  # more would wait for each other
+    shared = {
+        "WORLD_SIZE": str(ranks),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "OMP_NUM_THREADS": str(threads),
+    }
+    return [
+        subprocess.Popen(
+            [sys.executable, "-m", "cslm.training", str(job)],
+            stdout=subprocess.PIPE if rank == 0 else None,
+            text=True,
+            errors="replace",
+            env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+        )
+        for rank in range(ranks)
+    ]
+
+
+def _end_together(processes: list[subprocess.Popen[str]], failed: list[int]) -> None:
+    """Wait for all; end the others, which would wait for ever, if one fails (`failed` names it first)."""
+    while any(process.poll() is None for process in processes):
+        broken = [rank for rank, each in enumerate(processes) if each.poll() not in (None, 0, PREEMPTED)]
+        if broken and not failed:
+            failed += broken
+            for process in processes:
+                process.kill()
+        time.sleep(LOOK_S)
+    failed += [rank for rank, each in enumerate(processes) if each.returncode not in (0, PREEMPTED)]

@@ -160,10 +160,8 @@ def train(
             model=model,
             args=arguments,
             train_dataset=rows,
-            callbacks=[
-                Progress(on_log, batch * rows.manifest.length, used),
-                saving,
-            ],
+            callbacks=[Progress(on_log, batch * rows.manifest.length, used)],
+            saving=saving,
             speech=speech_mask(model.config.vocab_size, speech_tokens),
             speech_loss=config.speech_loss,
             muon=config.optimizer == "muon",
@@ -175,6 +173,9 @@ def train(
                 "same command goes on from there"
             )
     log = [entry for entry in trainer.state.log_history if "tokens_per_second" in entry]
+    if not log:
+        raise LossNotFinite(f"none of {steps} steps had a finite loss; their batches are in {checkpoints}")
+    log[-1]["skipped_steps"] += trainer.not_logged()
     return Trained(steps, batch * rows.manifest.length, used, log)
 
 
@@ -210,7 +211,11 @@ def speech_mask(vocabulary: int, speech_tokens: Sequence[int]) -> Tensor:
 def deepspeed_config(zero_stage: int) -> dict[str, Any]:
     """DeepSpeed's settings; `auto` values follow the Trainer's."""
     return {
-        "zero_optimization": {"stage": zero_stage},
+        "zero_optimization": {
+            "stage": zero_stage,
+            "stage3_gather_16bit_weights_on_model_save": True,
+            "stage3_param_persistence_threshold": "auto",
+        },
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "gradient_clipping": "auto",
@@ -239,14 +244,17 @@ def last_whole_checkpoint(folder: Path) -> str | None:
 class PackedTrainer(Trainer):
     """A Trainer that weighs the loss of each token, and logs the (unweighted) loss of each task."""
 
-    def __init__(self, speech: Tensor, speech_loss: float, muon: bool, **options: Any) -> None:
-        super().__init__(**options)
+    def __init__(
+        self, speech: Tensor, speech_loss: float, muon: bool, saving: Checkpoints, **options: Any
+    ) -> None:
+        super().__init__(callbacks=[*options.pop("callbacks"), saving], **options)
         self._speech, self._muon = speech, muon
         self._weights = torch.where(speech, speech_loss, 1.0)
         assert isinstance(self.train_dataset, PackedRows)
         self._tasks = self.train_dataset.manifest.tasks
         self._sums = torch.zeros(len(self._tasks), 2)
-        self._done = self._skipped = self._in_a_row = 0
+        self._saving = saving
+        self._done = self._left_out = self._in_a_row = self._skipped = 0
         listening = [f"{LISTENING}.{name.rpartition('.')[-1]}" for name in self._tasks]
         self._listening = torch.tensor([self._tasks.index(n) if n in self._tasks else 0 for n in listening])
 
@@ -271,8 +279,8 @@ class PackedTrainer(Trainer):
             loss = super().training_step(model, inputs, num_items_in_batch)  # type: ignore[arg-type]
         except _StepNotFinite as error:
             self._skip(inputs, str(error))
-            return torch.full((), torch.nan, device=self.args.device)
-        self._done, self._in_a_row = self._done + 1, 0
+            return torch.zeros((), device=self.args.device)
+        self._done, self._in_a_row, self._saving.healthy = self._done + 1, 0, True
         return loss
 
     def _skip(self, inputs: dict[str, Tensor], why: str) -> None:
@@ -280,8 +288,10 @@ class PackedTrainer(Trainer):
         step, folder = self.state.global_step + 1, Path(self.args.output_dir)
         path = folder / f"skipped-step-{step}-rank-{self.args.process_index}.safetensors"
         folder.mkdir(parents=True, exist_ok=True)
-        save_file({name: each.cpu().contiguous() for name, each in inputs.items()}, path)
-        self._skipped, self._in_a_row = self._skipped + 1, self._in_a_row + 1
+        partial = path.with_suffix(".partial")
+        save_file({name: each.cpu().contiguous() for name, each in inputs.items()}, partial)
+        partial.rename(path)
+        self._left_out, self._in_a_row, self._saving.healthy = self._left_out + 1, self._in_a_row + 1, False
         print(f"note: step {step} was left out: {why}; its batch is {path}", flush=True)
         if self._in_a_row == HOPELESS:
             raise LossNotFinite(
@@ -340,20 +350,29 @@ class PackedTrainer(Trainer):
         self._sums[:, 1].index_add_(0, tasks, torch.ones(len(tasks)))
         return (loss, outputs) if return_outputs else loss
 
+    def not_logged(self) -> int:
+        """Steps that were left out since the last entry with a loss."""
+        return self._skipped + self._left_out
+
     def _must_be_finite(self, loss: Tensor) -> None:
         """All ranks leave a step out, or none."""
         broken = (~loss.isfinite()).float()
         torch.distributed.all_reduce(broken, torch.distributed.ReduceOp.MAX)
         if broken:
-            raise _StepNotFinite(f"the loss of rank {self.args.process_index} is {loss.item()}")
+            mine = "another rank's loss is not finite" if loss.isfinite() else f"its loss is {loss.item()}"
+            raise _StepNotFinite(mine)
 
     def log(self, logs: dict[str, float], *args: Any, **options: Any) -> None:
         """Adds `loss.TASK.LANGUAGE` and `skipped_steps` since the last log; no loss if all were left out."""
-        if "loss" in logs and not self._done:
-            del logs["loss"]
         if "loss" in logs:
-            logs["skipped_steps"] = self._skipped
-            self._done = self._skipped = 0
+            done, left_out = self._done, self._left_out
+            self._skipped, self._done, self._left_out = self._skipped + left_out, 0, 0
+            if done:
+                logs["loss"] *= (done + left_out) / done
+                logs["skipped_steps"], self._skipped = self._skipped, 0
+            else:
+                del logs["loss"]
+        if "loss" in logs:
             sums = self._sums.to(self.args.device)
             torch.distributed.all_reduce(sums)
             self._sums.copy_(sums)

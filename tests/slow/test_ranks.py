@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from cslm.packing import PackedRows, pack
 from cslm.sequences import SequenceBuilder
 from cslm.training import TrainingConfig
+from cslm.training.preemption import Preempted
 from cslm.training.ranks import Job, RanksFailed, train_on_ranks
 from cslm.training.trainer import rows_of_step
 from tests import tiny
@@ -95,7 +96,8 @@ def test_so_it_is_whatever_they_share(
 def _same(alone: list[Losses], several: list[Losses]) -> None:
     for one, other in zip(alone, several, strict=True):
         for name in ("loss", "loss.asr.en", "loss.tts.zh"):
-            assert other.get(name) == pytest.approx(one.get(name), abs=1e-5), name
+            assert (name in other) is (name in one)
+            assert other.get(name, 0) == pytest.approx(one.get(name, 0), abs=1e-5), name
 
 
 @pytest.mark.parametrize("rank", [0, 1])
@@ -107,7 +109,7 @@ def test_a_killed_rank_costs_nothing_but_time(
             _ranks_at_work()[rank].kill()
 
     broken = dataclasses.replace(job, checkpoints=tmp_path / "checkpoints", result=tmp_path / "broken")
-    with pytest.raises(RanksFailed, match="one of 2 ranks"):
+    with pytest.raises(RanksFailed, match=f"rank {rank} of 2 was killed by signal 9"):
         train_on_ranks(2, broken, kill)
     heard: list[int] = []
     again = dataclasses.replace(broken, result=tmp_path / "again")
@@ -116,15 +118,17 @@ def test_a_killed_rank_costs_nothing_but_time(
     assert [entry["loss"] for entry in trained.log] == [entry["loss"] for entry in together[:-1]]
 
 
-def test_one_rank_that_must_end_ends_all_with_a_checkpoint(job: Job, tmp_path: Path) -> None:
+@pytest.mark.parametrize("who", ["a rank", "who started it"])
+def test_whoever_must_end_all_end_with_a_checkpoint(job: Job, tmp_path: Path, who: str) -> None:
     def tell(step: int, numbers: Losses) -> None:
         if step == 10:
-            _ranks_at_work()[1].terminate()
+            (_ranks_at_work()[1] if who == "a rank" else psutil.Process()).terminate()
 
     changed = dataclasses.replace(job.config, checkpoint_minutes=1000.0, max_steps=500)
     mine = dataclasses.replace(job, checkpoints=tmp_path / "checkpoints", result=tmp_path / "a", config=changed)
-    with pytest.raises(RanksFailed, match="one of 2 ranks"):
+    with pytest.raises(Preempted, match="the same command goes on from its last checkpoint"):
         train_on_ranks(2, mine, tell)
+    assert not _ranks_at_work()
     [checkpoint] = mine.checkpoints.glob("checkpoint-*")
     assert (checkpoint / "whole").exists()
     assert 10 <= int(checkpoint.name.rpartition("-")[2]) < 100
@@ -137,6 +141,31 @@ def _ranks_at_work() -> list[psutil.Process]:
     return sorted(ranks, key=lambda process: int(process.environ()["RANK"]))
 
 
+def test_no_rank_takes_a_step_that_another_one_cannot(job: Job, tmp_path: Path) -> None:
+    model, tokenizer = tiny.make()
+    builder = SequenceBuilder(tokenizer)
+    sequences = [builder.tts("法国", [n % 16, 5], "zh") for n in range(90)]
+    poison = builder.tts("哪", [1, 5], "zh")
+    rare = set(poison.input_ids) - {token for sequence in sequences for token in sequence.input_ids}
+    pack(iter([*sequences[:40], poison, *sequences[40:]]), tmp_path / "rows", 128, builder.end_id, seed=1)
+    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.clone())
+    model.config.tie_word_embeddings = False
+    with torch.no_grad():
+        model.get_input_embeddings().weight[list(rare)] = torch.nan
+    model.save_pretrained(tmp_path / "start")
+    folders = {name: tmp_path / name for name in ("start", "rows", "checkpoints", "result")}
+    config = dataclasses.replace(job.config, epochs=1.0, max_steps=None)
+    trained_model, trained = train_on_ranks(
+        2, dataclasses.replace(job, config=config, **folders), lambda step, numbers: None
+    )
+    kept = {path.stem for path in folders["checkpoints"].glob("skipped-*")}
+    steps = {name.split("-")[2] for name in kept}
+    assert kept == {f"skipped-step-{step}-rank-{rank}" for step in steps for rank in (0, 1)}
+    assert 1 <= len(steps) < trained.steps / 2
+    assert trained.figures()["skipped_steps"] == len(steps)
+    assert trained_model.lm_head.weight.isfinite().all()
+
+
 def test_rows_that_cannot_be_shared_are_refused(job: Job) -> None:
     rows = PackedRows(job.rows)
     assert rows_of_step(job.config, rows, 4) == 4
@@ -146,5 +175,5 @@ def test_rows_that_cannot_be_shared_are_refused(job: Job) -> None:
 
 def test_a_rank_that_fails_ends_the_training(job: Job, tmp_path: Path) -> None:
     broken = dataclasses.replace(job, rows=tmp_path / "none", result=tmp_path / "result")
-    with pytest.raises(RanksFailed, match="one of 2 ranks"):
+    with pytest.raises(RanksFailed, match=r"rank [01] of 2 has ended with an error"):
         train_on_ranks(2, broken, lambda step, numbers: None)
