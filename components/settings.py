@@ -287,7 +287,7 @@ class TrainDecoder(Section):
     """Speech in one step of the vocoder."""
     vocoder_width: Count = 160
     """Of the source-filter vocoder, or first channels of HiFi-GAN (a multiple of 16; 512 is V1, 128 is V2)."""
-    vocoder_layers: Count = 6
+    vocoder_layers: Count = 5
     """Of the source-filter vocoder."""
     spectral_share: Fraction = 0.5
     """Share of the vocoder's steps, at the start, that learn from spectra alone, without discriminators."""
