@@ -29,7 +29,7 @@ from cslm.decoder.weights import load_weights, save_weights
 STEPS = 6
 """Euler steps of the flow."""
 GUIDANCE = 0.5
-TEMPERATURE = 0.7
+TEMPERATURE = 0.3
 
 
 class UnknownVoice(ValueError):
