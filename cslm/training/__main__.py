@@ -15,6 +15,7 @@ import signal
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from transformers import AutoModelForCausalLM
@@ -50,14 +51,26 @@ def main() -> None:
     try:
         trained = train(model, PackedRows(job.rows), job.config, job.checkpoints, tell, job.speech_tokens)
     except Preempted:
-        sys.exit(PREEMPTED)
+        _leave(PREEMPTED)
     with gathered(*model.parameters()):
         if os.environ["RANK"] == "0":
             model.save_pretrained(job.result)
             (job.result / TRAINED).write_text(json.dumps(asdict(trained)), "utf-8")
     del sharing
-    torch.distributed.barrier()  # a rank that leaves while another one still talks to it would abort that one
+    _leave(0)
+
+
+def _leave(code: int) -> NoReturn:
+    """End together with the other ranks: one that leaves while another still talks to it would abort that one.
+
+    At once, as the libraries' threads for communication now and then abort a process that ends in its own time
+    ("terminate called without an active exception"), after all is written.
+    """
+    torch.distributed.barrier()
     torch.distributed.destroy_process_group()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":
