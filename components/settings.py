@@ -102,6 +102,9 @@ class TrainTokenizer(Section):
     """Folder of a trained tokenizer to continue from; null starts from random weights."""
     steps: Steps = 0
     """Optimiser steps; 0 takes the checkpoint as it is and only measures it."""
+    units_stay: bool = False
+    """Train only what is behind the quantiser, with labels for all sounds of the corpora: units stay what they
+    are, so a language is added to a model that knows them."""
     learning_rate: Positive = 1.2e-3
     batch_seconds: Positive = 80.0
     """Speech in one batch, padding included."""
@@ -123,6 +126,8 @@ class TrainTokenizer(Section):
     def _trained_somehow(self) -> TrainTokenizer:
         if self.checkpoint is None and self.steps == 0:
             raise ValueError("give a checkpoint, or steps > 0 to train one from random weights")
+        if self.checkpoint is None and self.units_stay:
+            raise ValueError("units_stay keeps the units of a checkpoint: name one")
         return self
 
 
@@ -171,6 +176,9 @@ class TextModel(Section):
 class Backbone(Section):
     checkpoint: str | None = None
     """Folder of a CSLM checkpoint to continue from; null extends the text model by units and markers."""
+    new_words: Steps = 0
+    """Most words of the corpora's text that get a token each where the checkpoint's tokenizer spells them: so a
+    language is added."""
 
 
 class Mixture(Section):
@@ -270,6 +278,8 @@ class Training(Section):
 class TrainDecoder(Section):
     checkpoint: str | None = None
     """Folder of a trained decoder to take or to continue from; null starts from random weights."""
+    new_voices: bool = False
+    """Give the checkpoint the voices of the corpora that it lacks; without, their speech is left out."""
     steps: Steps = 0
     """Steps of the flow (units -> pitch and mel), and so whether durations are trained too."""
     learning_rate: Positive = 2.0e-3
@@ -301,6 +311,8 @@ class TrainDecoder(Section):
             raise ValueError(
                 "give a checkpoint, or steps and vocoder_steps > 0 to train one from random weights"
             )
+        if self.new_voices and not self.steps:
+            raise ValueError("new_voices have to be learnt: give steps > 0")
         return self
 
 

@@ -23,7 +23,7 @@ import numpy as np
 from cslm.audio import SAMPLE_RATE, Samples
 from cslm.decoder import SpeechDecoder
 from cslm.generation import Sampling, SpeechLanguageModel
-from cslm.pronunciation import is_han
+from cslm.languages import language_of
 from cslm.sequences import Chain
 from cslm.tokenizer import SpeechTokenizer
 from cslm.units import merge_runs
@@ -283,10 +283,8 @@ class Assistant:
                 mouth.shutdown(cancel_futures=True)
 
     def language_of(self, text: str) -> str:
-        """The language of a text, as far as its script tells; the first that is known otherwise."""
-        chinese = any(map(is_han, text))
-        possible = [language for language in self.languages if (language == "zh") == chinese]
-        return (possible or self.languages)[0]
+        """The language of a text, out of those that the voices speak; the first if it is none of them."""
+        return language_of(text, self.languages) or self.languages[0]
 
 
 def _finished(said: list[int], speech_end: int) -> list[int]:

@@ -18,6 +18,7 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -63,20 +64,28 @@ class Casting:
     speed: tuple[float, float]
 
 
-def read_cells(folder: Path, seed: int) -> list[Cell]:
+def read_cells(folder: Path, seed: int, translated: Path | None = None) -> list[Cell]:
     """Expand every `*.yaml` of `folder` into cells, with splits drawn by `seed`.
 
+    `translated` is a folder, named as its language (sample/es), with some of these intents in that language.
+    Their splits stay what they are without it.
+
     Raises:
-        ValueError: a file lacks a key, or a template names a slot that a value does not give.
+        ValueError: a file lacks a key, a template names a slot that a value does not give, or a translation is
+            not as long as its intent.
     """
-    cells = [cell for path in sorted(folder.glob("*.yaml")) for cell in _cells_of_intent(path, seed)]
+    cells = [
+        cell for path in sorted(folder.glob("*.yaml")) for cell in _cells_of_intent(path, seed, translated)
+    ]
     if not cells:
         raise ValueError(f"{folder}: no intents (*.yaml) there")
     return cells
 
 
-def _cells_of_intent(path: Path, seed: int) -> Iterator[Cell]:
+def _cells_of_intent(path: Path, seed: int, translated: Path | None) -> Iterator[Cell]:
     intent = yaml.safe_load(path.read_text("utf-8"))
+    if translated is not None and (translated / path.name).exists():
+        _translate(intent, translated / path.name)
     rng = random.Random(f"{seed}/{path.stem}")
     known = intent["questions"]
     languages = list(known)
@@ -95,6 +104,27 @@ def _cells_of_intent(path: Path, seed: int) -> Iterator[Cell]:
             )
     except (KeyError, IndexError) as error:
         raise ValueError(f"{path}: missing {error}; see the other intents for the format") from error
+
+
+def _translate(intent: dict[str, Any], path: Path) -> None:
+    """Add a language to an intent: the file has its phrasings and values in the same order."""
+    added, language = yaml.safe_load(path.read_text("utf-8")), path.parent.name
+    try:
+        for key in ("questions", "unseen"):
+            intent[key][language] = _as_long(added[key], next(iter(intent[key].values())), f"{path}: {key}")
+        intent["answer"][language] = added["answer"]
+        groups = _as_long(added["values"], intent["values"], f"{path}: values")
+        for known, group in zip(intent["values"], groups, strict=True):
+            for value, its_slots in zip(known, _as_long(group, known, f"{path}: values"), strict=True):
+                value[language] = its_slots
+    except KeyError as error:
+        raise ValueError(f"{path}: missing {error}; see the other files of {path.parent}") from error
+
+
+def _as_long(given: list[Any], wanted: Sequence[Any], where: str) -> list[Any]:
+    if len(given) != len(wanted):
+        raise ValueError(f"{where}: {len(given)} of them, where the intent has {len(wanted)}")
+    return given
 
 
 def _draw_splits(facts: int, phrasings: int, pairs: bool, rng: random.Random) -> dict[tuple[int, int], str]:

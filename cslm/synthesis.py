@@ -1,14 +1,14 @@
 """Text to speech with Kokoro-82M (ONNX), for voicing text corpora and instruction data.
 
 Kokoro is a StyleTTS 2 model with one 256-dimensional style vector per voice and phoneme count
-(hexgrad/Kokoro-82M, Apache-2.0). English is phonemised by espeak-ng, Mandarin by misaki.
+(hexgrad/Kokoro-82M, Apache-2.0). Mandarin is phonemised by misaki, all else by espeak-ng through it.
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,6 +20,9 @@ SAMPLE_RATE = 24_000
 MAX_PHONEMES = 510
 TRIM_THRESHOLD = 0.01
 TRIM_PADDING_S = 0.05
+ESPEAK_LANGUAGES = {"es": "es", "fr": "fr-fr", "hi": "hi", "it": "it", "pt": "pt-br"}
+"""espeak-ng's names of languages that Kokoro has voices of, and no phonemes of its own kind."""
+LANGUAGES = ("en", "zh", *ESPEAK_LANGUAGES)
 
 
 class UnspeakableText(ValueError):
@@ -58,14 +61,17 @@ class Kokoro:
         return _trim(np.asarray(audio, np.float32).ravel())
 
     def phonemize(self, text: str, language: str) -> str:
-        """IPA phonemes of `text`; `language` is `en` or `zh`."""
+        """IPA phonemes of `text`; `language` is one of `LANGUAGES`."""
         if language == "en":
             phonemes, _ = self._english(SimpleNamespace(text=text))
             return str(phonemes)
         if language == "zh":
             phonemes, _ = self._mandarin(text)
             return str(phonemes)
-        raise ValueError(f"no phonemes for language {language!r}; known: en, zh")
+        if language in ESPEAK_LANGUAGES:
+            phonemes, _ = _espeak(language)(text)
+            return str(phonemes)
+        raise ValueError(f"no phonemes for language {language!r}; known: {', '.join(LANGUAGES)}")
 
     @cached_property
     def voices(self) -> tuple[str, ...]:
@@ -96,6 +102,13 @@ class Kokoro:
         from misaki.zh import ZHG2P
 
         return ZHG2P()
+
+
+@cache
+def _espeak(language: str):  # type: ignore[no-untyped-def]  # misaki is untyped
+    from misaki.espeak import EspeakG2P
+
+    return EspeakG2P(ESPEAK_LANGUAGES[language])
 
 
 def _trim(audio: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -20,13 +20,16 @@ def unit_token(unit: int) -> str:
     return f"<unit_{unit}>"
 
 
-def extend(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, units: int, seed: int) -> int:
+def extend(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, units: int, seed: int, known: int | None = None
+) -> int:
     """Add `units` unit tokens and the markers to tokenizer and model, in place; returns how many were new.
 
     Rows of old tokens do not change, so old text gets the same logits for old tokens as before. Input and
-    output embeddings may be tied or not.
+    output embeddings may be tied or not. `known` tells how many tokens the model knows, if the tokenizer got
+    more since.
     """
-    old = len(tokenizer)
+    old = len(tokenizer) if known is None else known
     tokenizer.add_tokens([*MARKERS, *map(unit_token, range(units))], special_tokens=True)
     added = len(tokenizer) - old
     if not added:

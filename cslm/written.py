@@ -12,6 +12,7 @@ from typing import Any
 from cslm.chunks import words
 from cslm.noise import disturb, openings, salad
 from cslm.sequences import ChatBuilder, Sequence
+from cslm.shards import read_rows
 from cslm.tables import read_table
 
 TRAIN = "train"
@@ -89,6 +90,16 @@ class WrittenTasks:
 
     def _rows(self, table: str) -> Iterable[dict[str, Any]]:
         return (row for row in read_table(self._accepted / f"{table}.parquet") if row["split"] == TRAIN)
+
+
+def training_texts(accepted: Path) -> Iterator[str]:
+    """All text of the train split of `accepted`, written and spoken."""
+    columns = {"dialogues": ("question", "answer"), "translations": ("source", "target")}
+    for table, names in columns.items():
+        for row in read_table(accepted / f"{table}.parquet"):
+            if row["split"] == TRAIN:
+                yield from (row[name] for name in names)
+    yield from (row["text"] for row in read_rows(accepted / "utterances", ["text"], [TRAIN]))
 
 
 def passes(weight: float, rng: random.Random) -> int:

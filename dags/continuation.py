@@ -6,11 +6,14 @@ path. Three pointers (models/registered/*.dvc) in the commit are enough, and the
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from dags import places, snapshot, tracking
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
 
 FOLDER = "models/registered"
 OUTPUTS = {"backbone": "work/model", "train_tokenizer": "work/tokenizer", "train_decoder": "work/decoder"}
@@ -19,6 +22,26 @@ OUTPUTS = {"backbone": "work/model", "train_tokenizer": "work/tokenizer", "train
 
 class CannotContinue(Exception):
     """The version cannot be continued from; the message says why and what to do."""
+
+
+def parameters_of(version: ModelVersion) -> dict[str, Any]:
+    """The parameters that a version was made with.
+
+    Raises:
+        CannotContinue: its run is not known in this repository.
+    """
+    return dict(yaml.safe_load(_of_run(version, "params.yaml")))
+
+
+def _of_run(version: ModelVersion, file: str) -> str:
+    run = version.tags.get("pipeline_run", "")
+    try:
+        return snapshot.git(places.PROJECT, "show", f"refs/heads/runs/{run}:{file}")
+    except snapshot.SnapshotFailed as error:
+        raise CannotContinue(
+            f"{version.name} version {version.version} was made by run {run or '?'}, whose branch runs/{run} is"
+            " not in this repository: fetch it from where the run was made (git fetch URL runs/NAME:runs/NAME)"
+        ) from error
 
 
 def of_version(model: str, version: str) -> tuple[dict[str, Any], dict[str, bytes]]:
@@ -30,14 +53,7 @@ def of_version(model: str, version: str) -> tuple[dict[str, Any], dict[str, byte
     found = tracking.registered(model, version)
     if found is None:
         raise CannotContinue(f"{model} has no version {version!r} at {places.tracking_uri()}")
-    run = found.tags.get("pipeline_run", "")
-    try:
-        lock = yaml.safe_load(snapshot.git(places.PROJECT, "show", f"refs/heads/runs/{run}:dvc.lock"))
-    except snapshot.SnapshotFailed as error:
-        raise CannotContinue(
-            f"{model} version {found.version} was made by run {run or '?'}, whose branch runs/{run} is not in "
-            "this repository: fetch it from where the run was made (git fetch URL runs/NAME:runs/NAME)"
-        ) from error
+    lock = yaml.safe_load(_of_run(found, "dvc.lock"))
     outs = {
         out["path"]: {key: out[key] for key in ("md5", "size", "nfiles", "hash") if key in out}
         for stage in lock["stages"].values()
@@ -46,9 +62,7 @@ def of_version(model: str, version: str) -> tuple[dict[str, Any], dict[str, byte
     overrides, files = {}, {}
     for section, output in OUTPUTS.items():
         if output not in outs:
-            raise CannotContinue(
-                f"dvc.lock of runs/{run} has no {output}: version {found.version} is not whole"
-            )
+            raise CannotContinue(f"dvc.lock of its run has no {output}: version {found.version} is not whole")
         name = output.rpartition("/")[2]
         pointer = {"outs": [outs[output] | {"path": name}]}
         files[f"{FOLDER}/{name}.dvc"] = yaml.safe_dump(pointer, sort_keys=False).encode()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from cslm.sequences import PROMPTS
+from cslm.sequences import prompts
 from cslm.text_model import random_llama, train_text_tokenizer
 from cslm.vocabulary import extend
 
@@ -14,7 +14,7 @@ TEXTS = ["What is the capital of France?", "法国的首都是哪里？"]
 
 def make() -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
     """A two-layer Llama with 16 units."""
-    tokenizer = train_text_tokenizer(TEXTS, 400, PROMPTS)
+    tokenizer = train_text_tokenizer(TEXTS, 400, prompts(["en", "zh"]))
     model = random_llama(tokenizer, hidden=32, layers=2, heads=2, seed=1)
     extend(model, tokenizer, UNITS, seed=1)
     return model.eval(), tokenizer

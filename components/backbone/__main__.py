@@ -2,7 +2,8 @@
 
 Run:  python -m components.backbone
 
-Reads `work/text_model` and `work/tokenizer` (for the number of units), writes `work/backbone`.
+Reads `work/text_model`, `work/tokenizer` (for the number of units) and, for words to add (`new_words`), the
+texts of `work/accepted`; writes `work/backbone`.
 """
 
 from __future__ import annotations
@@ -10,12 +11,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import typer
+from transformers import PreTrainedTokenizerBase
 
 from components.stage import Stage, StageFailed
 from components.train import open_checkpoint, save_checkpoint
-from cslm.sequences import SequenceBuilder
+from cslm.new_words import add_words
+from cslm.sequences import SequenceBuilder, prompts
 from cslm.tokenizer import SpeechTokenizer
 from cslm.vocabulary import extend
+from cslm.written import training_texts
+
+ACCEPTED = Path("work/accepted")
 
 
 def main() -> None:
@@ -30,12 +36,23 @@ def main() -> None:
                 f"{units}: they do not belong together; set backbone.checkpoint to null to start from the "
                 "text model"
             )
-        added = extend(model, tokenizer, units, stage.settings.seed)
+        known = len(tokenizer)
+        if most := stage.settings.backbone.new_words:
+            tokenizer = with_words(tokenizer, most, stage.settings.languages)
+        added = extend(model, tokenizer, units, stage.settings.seed, known)
         with stage.output("work/backbone") as folder:
             save_checkpoint(model, tokenizer, folder)
         stage.log_metrics(
             {"parameters": model.num_parameters(), "vocabulary": len(tokenizer), "new_tokens": added}
         )
+
+
+def with_words(tokenizer: PreTrainedTokenizerBase, most: int, languages: list[str]) -> PreTrainedTokenizerBase:
+    """The tokenizer with a token for each word of the corpora, and for each piece of the languages' prompts."""
+    try:
+        return add_words(tokenizer, training_texts(ACCEPTED), most, prompts(languages))
+    except ValueError as error:
+        raise StageFailed(f"{error}; set backbone.new_words to 0") from error
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ def main() -> None:
         rules = _rules(list(splits.values()), settings.languages)
         model, options = SpeechLanguageModel.load(MODEL), settings.evaluate
         evaluator = Evaluator(model, rules, options.batch_size, _Progress(), options.chain)
-        metrics: dict[str, Any] = {"test_set": fingerprint(splits["test"])}
+        metrics: dict[str, Any] = {"test_set": fingerprint(splits["test"]), "test_parts": parts(splits["test"])}
         results: dict[str, SplitResults] = {}
         layer = layer_to_compare(evaluator, splits["dev"])
         for split, items in splits.items():
@@ -86,6 +86,20 @@ def main() -> None:
             write_report(folder, metrics, results, speech, rules, settings)
         mlflow.log_artifacts(str(REPORT), "evaluation")
         stage.log_metrics(metrics)
+
+
+def parts(items: HeldOut) -> dict[str, str]:
+    """Fingerprint of each language and pair of languages: one that is added leaves those of the others."""
+    split = items.split
+    utterances = grouped(items.utterances, lambda item: item.language)
+    dialogues = grouped(items.dialogues, lambda item: item.pair)
+    translations = grouped(items.translations, lambda item: (item.source_language, item.target_language))
+    alone = {language: HeldOut(split, group, [], []) for language, group in utterances.items()}
+    together = {
+        "_".join(pair): HeldOut(split, [], dialogues.get(pair, []), translations.get(pair, []))
+        for pair in sorted({*dialogues, *translations})
+    }
+    return {name: fingerprint(part) for name, part in (alone | together).items()}
 
 
 def fingerprint(items: HeldOut) -> str:

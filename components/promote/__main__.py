@@ -1,6 +1,7 @@
 """Move versions of the registered model through the registry's stages, and tell who moved what, and why.
 
 Run:  python -m components.promote gate                       candidate against production, figure by figure
+      python -m components.promote compare --against 3        candidate against any version; nothing moves
       python -m components.promote promote --reason "..."     candidate -> production, if the gate lets it
       python -m components.promote rollback --reason "..."    the version before is in production again
       python -m components.promote history --on 2026-11-27    what was there at the end of that day
@@ -49,9 +50,8 @@ def gate(
 ) -> None:
     """Compare a version with production on the same held-out items, and stage it if it may pass."""
     registry = _registry(model)
-    candidate = _candidate(registry, version)
-    checks, why = judge(registry, candidate)
-    current = registry.at(PRODUCTION)
+    candidate, current = _candidate(registry, version), registry.at(PRODUCTION)
+    checks, why = judge(registry, candidate, current)
     lines = list(describe(candidate, current, checks, why))
     if out is not None:
         facts: dict[str, Any] = {
@@ -69,6 +69,19 @@ def gate(
     staged = registry.at(STAGING)
     if candidate.version not in {each.version for each in (staged, current) if each}:
         registry.stage(candidate, "gate", "the gate let it pass")
+
+
+@app.command(name="compare")
+def compare_versions(
+    against: Annotated[int, typer.Option(help="version to compare with")],
+    model: Model = "cslm",
+    version: Version = None,
+) -> None:
+    """Compare a version with any other one on the same held-out items; nothing moves."""
+    registry = _registry(model)
+    candidate, other = _candidate(registry, version), registry.numbered(against)
+    checks, why = judge(registry, candidate, other)
+    print("\n".join(describe(candidate, other, checks, why)))
 
 
 @app.command()
@@ -94,7 +107,7 @@ def promote(
     if now == int(candidate.version) and not registry.unfinished("promoted", candidate):
         print(f"version {candidate.version} is in production already")
         return
-    checks, why = judge(registry, candidate)
+    checks, why = judge(registry, candidate, current)
     if why and not despite_gate:
         sys.exit(f"refused: {why} (python -m components.promote gate shows all figures)")
     reason = f"{reason} [despite the gate: {why}]" if why else reason
@@ -137,10 +150,9 @@ def history(
     print("\n".join(_told(found)) if found else f"nothing was in production at the end of {on} (UTC)")
 
 
-def judge(registry: Registry, candidate: ModelVersion) -> tuple[list[Check], str]:
-    """All checks against production, and why the version may not replace it (empty if it may)."""
+def judge(registry: Registry, candidate: ModelVersion, current: ModelVersion | None) -> tuple[list[Check], str]:
+    """All checks against another version, and why this one may not replace it (empty if it may)."""
     evaluation = registry.evaluation(candidate)
-    current = registry.at(PRODUCTION)
     if because := candidate.tags.get("rolled_back_because"):
         return [], f"version {candidate.version} was in production and taken out again ({because})"
     rules = load_rules()
@@ -158,7 +170,7 @@ def describe(
     candidate: ModelVersion, current: ModelVersion | None, checks: list[Check], why: str
 ) -> Iterator[str]:
     """Markdown for the person who decides."""
-    against = f" against version {current.version}, which is in production" if current else f": {FIRST}"
+    against = f" against version {current.version}" if current else f": {FIRST}"
     yield f"**Version {candidate.version}** of {candidate.name}{against}"
     yield ""
     for tag in ("git_commit", "data_version", "profile", "pipeline_run"):

@@ -50,9 +50,14 @@ def incomparable(candidate: Mapping[str, Any], production: Mapping[str, Any]) ->
     ours, theirs = candidate.get("test_set"), production.get("test_set")
     if not ours or not theirs:
         return "it is not known which test items they were measured on (evaluated by an older version)"
-    if ours != theirs:
-        return f"they were measured on different test items ({ours[:12]} and {theirs[:12]})"
-    return ""
+    if ours == theirs:
+        return ""
+    parts, known = candidate.get("test_parts", {}), production.get("test_parts", {})
+    other = sorted(name for name, digest in known.items() if parts.get(name) != digest)
+    if known and not other:
+        return ""  # a language was added to what production knows
+    where = f" of {', '.join(other)}" if parts and other else ""
+    return f"they were measured on different test items{where} ({ours[:12]} and {theirs[:12]})"
 
 
 def compare(

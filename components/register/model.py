@@ -25,7 +25,7 @@ from cslm.audio import BadAudio, Samples, decode, encode_wav
 from cslm.decoder import SpeechDecoder
 from cslm.generation import SpeechLanguageModel
 from cslm.grammar import Reply
-from cslm.pronunciation import is_han
+from cslm.languages import language_of
 from cslm.tokenizer.speech_tokenizer import SpeechTokenizer
 from cslm.units import merge_runs
 
@@ -91,7 +91,7 @@ class Dialogue(PythonModel):
 
     def _voice(self, text: str) -> str:
         """A voice of the text's language, the first one if there are none."""
-        language = "zh" if any(map(is_han, text)) else "en"
+        language = language_of(text, self.languages)
         natives = [name for name, native in self.decoder.config.voices.items() if native == language]
         return (natives or self.decoder.voices)[0]
 
@@ -161,10 +161,8 @@ class Dialogue(PythonModel):
         return answers
 
     def _is_in(self, text: str, language: str | None) -> bool:
-        """True if `text` is in `language`, as far as its script tells, or no language was asked for."""
-        chinese = any(map(is_han, text))
-        possible = [known for known in self.languages if (known == "zh") == chinese]
-        return language is None or possible == [language]
+        """True if `text` is in `language`, or no language was asked for."""
+        return language is None or language_of(text, self.languages) == language
 
     def _generate(
         self, questions: list[Question], prompts: list[list[int]], reply: Reply, options: Mapping[str, int]

@@ -1,8 +1,10 @@
 """Expand the intents of a corpus into the lines to speak, the dialogues and the translations.
 
 Run:  python -m components.script --intents sample/intents --out data/sample
+      python -m components.script --intents sample/intents --translated sample/es --out data/spanish
 
-Writes `lines.tsv` (what `components.synthesize` speaks), `dialogues.tsv` and `translations.tsv`.
+Writes `lines.tsv` (what `components.synthesize` speaks), `dialogues.tsv` and `translations.tsv`; with
+`--translated` only what the language of that folder has a part in, to be added to the corpus that is there.
 """
 
 from __future__ import annotations
@@ -29,20 +31,39 @@ CASTING = Casting(
     heldout={"en": "af_kore", "zh": "zf_xiaoyi"},
     speed=(0.9, 1.2),
 )
+ADDED = {"es": Casting(voices={"es": ["ef_dora", "em_alex"]}, heldout={"es": "em_santa"}, speed=(0.9, 1.2))}
+"""Who speaks a language that is added."""
 
 
 def main(
     intents: Annotated[Path, typer.Option(help="folder of intents (*.yaml)")],
     out: Annotated[Path, typer.Option(help="folder for lines.tsv, dialogues.tsv and translations.tsv")],
+    translated: Annotated[
+        Path | None, typer.Option(help="folder named as a language, with intents in it: only what that adds")
+    ] = None,
     seed: Annotated[int, typer.Option(help="draws splits, voices and speeds")] = 1,
 ) -> None:
     """Expand intents into lines to speak, dialogues and translations."""
-    cells = read_cells(intents, seed)
-    lines = cast(cells, CASTING, seed)
+    new = translated.name if translated else ""
+    if new and new not in ADDED:
+        raise SystemExit(
+            f"{translated}: no voices are named for {new!r}; there are some for: {', '.join(ADDED)}"
+        )
+    try:
+        cells = read_cells(intents, seed, translated)
+    except ValueError as error:
+        raise SystemExit(str(error)) from None
+    lines = spoken = cast(cells, CASTING, seed)
+    if new:
+        cells = [cell for cell in cells if new in cell.question]
+        if not cells:
+            raise SystemExit(f"{translated}: none of the intents of {intents} is there")
+        lines = cast(cells, ADDED[new], seed)
+        spoken = [*spoken, *lines]
     out.mkdir(parents=True, exist_ok=True)
     write_tsv(out / "lines.tsv", map(dataclasses.asdict, lines))
-    write_tsv(out / "dialogues.tsv", dialogues(cells, lines))
-    write_tsv(out / "translations.tsv", translations(cells))
+    for name, rows in {"dialogues": dialogues(cells, spoken), "translations": translations(cells)}.items():
+        write_tsv(out / f"{name}.tsv", (row for row in rows if not new or new in row.values()))
     print(f"{len(cells)} questions of {len({c.fact for c in cells})} facts; {len(lines)} lines to speak")
 
 

@@ -28,13 +28,11 @@ from components.train import (
     use_deepspeed_here,
 )
 from cslm.packing import TOO_LONG, PackedRows, pack
-from cslm.sequences import PROMPTS, ChatBuilder, Sequence
-from cslm.shards import read_rows
-from cslm.tables import read_table
+from cslm.sequences import ChatBuilder, Sequence, prompts
 from cslm.text_model import random_llama, train_text_tokenizer
 from cslm.training import TrainingConfig, train
 from cslm.vocabulary import draw
-from cslm.written import WrittenTasks
+from cslm.written import WrittenTasks, training_texts
 
 ACCEPTED = Path("work/accepted")
 ROW_LENGTH = 256
@@ -50,7 +48,9 @@ def main() -> None:
         if section.checkpoint is not None:
             model, tokenizer = open_checkpoint(Path(section.checkpoint))
         else:
-            tokenizer = train_text_tokenizer(texts(), section.vocabulary, PROMPTS)
+            tokenizer = train_text_tokenizer(
+                training_texts(ACCEPTED), section.vocabulary, prompts(stage.settings.languages)
+            )
             model = random_llama(tokenizer, section.hidden, section.layers, section.heads, seed)
         left_out = ""
         if section.steps:
@@ -100,16 +100,6 @@ def recipe(section: TextModel, seed: int) -> TrainingConfig:
         zero_stage=0 if section.optimizer == "muon" else 2,
     )
     return dataclasses.replace(training_config(steps, seed), epochs=math.inf)
-
-
-def texts() -> Iterator[str]:
-    """All text of the train split."""
-    columns = {"dialogues": ("question", "answer"), "translations": ("source", "target")}
-    for table, names in columns.items():
-        for row in read_table(ACCEPTED / f"{table}.parquet"):
-            if row["split"] == "train":
-                yield from (row[name] for name in names)
-    yield from (row["text"] for row in read_rows(ACCEPTED / "utterances", ["text"], ["train"]))
 
 
 def written_tasks(tasks: WrittenTasks, tokens: int) -> Iterator[Sequence]:

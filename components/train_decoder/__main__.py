@@ -76,7 +76,8 @@ def open_decoder(stage: Stage) -> SpeechDecoder:
                 f"{folder} speaks the units of another tokenizer than {TOKENIZER}; train one for these: "
                 "train_decoder.checkpoint null, steps and vocoder_steps as in profiles/from-scratch.yaml"
             )
-        return decoder
+        lacking = voices_of_training().items() - decoder.config.voices.items()
+        return decoder.with_voices(dict(sorted(lacking))) if settings.new_voices and lacking else decoder
     torch.manual_seed(stage.settings.seed)
     voices = voices_of_training()
     if not voices:

@@ -52,15 +52,21 @@ def open_tokenizer(settings: TrainTokenizer, seed: int) -> SpeechTokenizer:
     """The tokenizer to start from, with random weights if there is no checkpoint."""
     if settings.checkpoint is not None:
         try:
-            return SpeechTokenizer.load(Path(settings.checkpoint))
+            known = SpeechTokenizer.load(Path(settings.checkpoint))
+            return known.with_labels(labels_of_training()) if settings.units_stay else known
         except FileNotFoundError as error:
             raise StageFailed(
                 f"no tokenizer in {settings.checkpoint} ({error}); `make setup` pulls it"
             ) from error
-    rows = read_rows(UTTERANCES, ["text", "language"], ["train"])
-    names = sorted({label.name for row in rows for label in labels(row["text"], row["language"])})
     torch.manual_seed(seed)
+    names = sorted(labels_of_training())
     return SpeechTokenizer(TokenizerConfig(settings.hidden, settings.layers, list(settings.levels), names))
+
+
+def labels_of_training() -> set[str]:
+    """Names of all sounds of the train split."""
+    rows = read_rows(UTTERANCES, ["text", "language"], ["train"])
+    return {label.name for row in rows for label in labels(row["text"], row["language"])}
 
 
 def train_on_corpus(stage: Stage, tokenizer: SpeechTokenizer, checkpoint: Path) -> None:
@@ -95,6 +101,7 @@ def train_on_corpus(stage: Stage, tokenizer: SpeechTokenizer, checkpoint: Path) 
             settings.continuity,
             settings.evenness,
             stage.settings.seed,
+            settings.units_stay,
         )
         train(tokenizer, features, recipe, checkpoint, report)
 

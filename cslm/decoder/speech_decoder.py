@@ -12,8 +12,8 @@ A folder holds `config.json`, `acoustic.safetensors` (durations and flow) and `v
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +30,10 @@ STEPS = 6
 """Euler steps of the flow."""
 GUIDANCE = 0.5
 TEMPERATURE = 0.3
+
+
+VOICES = ("durations.voices.weight", "flow.voices.weight")
+"""Weights with a row for each voice; behind those the flow has one for nobody."""
 
 
 class UnknownVoice(ValueError):
@@ -92,6 +96,20 @@ class SpeechDecoder(nn.Module):
 
     def _acoustic(self) -> dict[str, torch.Tensor]:
         return {name: each for name, each in self.state_dict().items() if not name.startswith("vocoder.")}
+
+    def with_voices(self, voices: Mapping[str, str]) -> SpeechDecoder:
+        """The same decoder with more voices (name -> language), which begin as the mean of all others."""
+        extended = SpeechDecoder(replace(self.config, voices={**self.config.voices, **voices}), self.vocoder)
+        weights = extended.state_dict()
+        for name, weight in self.state_dict().items():
+            if name in VOICES:
+                known = weight[: len(self.voices)]
+                weights[name][:] = known.mean(0)
+                weights[name][: len(known)] = known
+                weights[name][len(extended.voices) :] = weight[len(known) :]
+            else:
+                weights[name].copy_(weight)
+        return extended
 
     def voice_of(self, name: str) -> int:
         """Number of a voice.

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 from cslm.evaluation.normalization import LanguageRules, script_tokens
+from cslm.languages import language_of
 
 NO_SCRIPT = "none"
 MIN_TARGET_SHARE = 0.5
@@ -30,12 +32,13 @@ def written_script(text: str) -> str:
     return max(counts, key=lambda script: (counts[script], script)) if counts else NO_SCRIPT
 
 
-def off_target(answer: str, rules: LanguageRules) -> bool:
-    """True unless at least half of the words are in a script of the asked language.
+def off_target(answer: str, rules: LanguageRules, languages: Sequence[str] = ()) -> bool:
+    """True unless at least half of the words are in a script of the language, and in no other of `languages`.
 
     A Chinese character counts as a word, so that a name in Latin letters does not turn a Chinese answer
-    into English. An answer without letters is off target: it is in no language. Languages that share a
-    script cannot be told apart in this way.
+    into English. An answer without letters is off target: it is in no language.
     """
     words = script_tokens(answer)
-    return not words or sum(word in rules.scripts for word in words) < MIN_TARGET_SHARE * len(words)
+    if not words or sum(word in rules.scripts for word in words) < MIN_TARGET_SHARE * len(words):
+        return True
+    return language_of(answer, [rules.language, *languages]) not in (rules.language, None)

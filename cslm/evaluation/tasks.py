@@ -132,7 +132,7 @@ class Evaluator:
             count_errors(dialogue.question, parsed.question, asked),
             exact_match(dialogue.answer, parsed.text, wanted),
             token_f1(dialogue.answer, parsed.text, wanted),
-            off_target(parsed.text, wanted),
+            off_target(parsed.text, wanted, list(self.rules)),
             written_script(parsed.text),
         )
 

@@ -21,6 +21,8 @@ KERNEL = 15
 DROPOUT = 0.1
 READING = 2
 """Convolutions behind the quantiser; each sees one frame more to either side."""
+MAKES_UNITS = ("subsample", "encoder", "to_quantizer")
+"""The parts before the quantiser: what is behind it reads units."""
 
 
 class TokenizerNetwork(nn.Module):

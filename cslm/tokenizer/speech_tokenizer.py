@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from cslm.audio import Samples
 from cslm.tokenizer.features import log_mel
-from cslm.tokenizer.model import SUBSAMPLING, TokenizerNetwork
+from cslm.tokenizer.model import MAKES_UNITS, SUBSAMPLING, TokenizerNetwork
 
 BLANK = 0
 Frames = npt.NDArray[np.int64]
@@ -52,11 +52,22 @@ class SpeechTokenizer:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the weights in 16 bits: tells whose units these are, whichever way they are stored."""
-        digest = hashlib.sha256()
+        """SHA-256 of what makes units, in 16 bits: tells whose units these are, however they are stored."""
+        digest = hashlib.sha256(json.dumps(list(self.config.levels)).encode())
         for name, weight in sorted(self.network.state_dict().items()):
-            digest.update(name.encode() + weight.half().contiguous().numpy().tobytes())
+            if name.startswith(MAKES_UNITS):
+                digest.update(name.encode() + weight.half().contiguous().numpy().tobytes())
         return digest.hexdigest()
+
+    def with_labels(self, names: Iterable[str]) -> SpeechTokenizer:
+        """The same tokenizer that knows these labels too, as yet unheard; the units stay."""
+        known = self.config.labels
+        extended = SpeechTokenizer(replace(self.config, labels=[*known, *sorted(set(names) - set(known))]))
+        weights = extended.network.state_dict()
+        for name, weight in self.network.state_dict().items():
+            weights[name].zero_()
+            weights[name][: len(weight)] = weight
+        return extended
 
     @classmethod
     def load(cls, folder: Path) -> SpeechTokenizer:

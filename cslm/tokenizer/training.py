@@ -25,7 +25,7 @@ from cslm.optimizer import MuonAdamW
 from cslm.precision import half_precision
 from cslm.pronunciation import labels
 from cslm.tokenizer.features import HOP, MEL_BINS, log_mel
-from cslm.tokenizer.model import SUBSAMPLING, padding_mask
+from cslm.tokenizer.model import MAKES_UNITS, SUBSAMPLING, padding_mask
 from cslm.tokenizer.speech_tokenizer import BLANK, SpeechTokenizer, collate
 
 WARP = 0.1
@@ -100,6 +100,8 @@ class Recipe:
     continuity: float
     evenness: float
     seed: int
+    units_stay: bool = False
+    """Train only what reads units."""
 
 
 def train(
@@ -119,6 +121,9 @@ def train(
     if not features.utterances:
         raise ValueError("no utterance to train on")
     network = tokenizer.network.train()
+    if recipe.units_stay:
+        for name in MAKES_UNITS:
+            network.get_submodule(name).eval().requires_grad_(False)
     optimizer = MuonAdamW(network, recipe.learning_rate, WEIGHT_DECAY)
     state = Checkpoint(checkpoint, network=network, optimizer=optimizer)
     first = state.restore()
@@ -130,7 +135,7 @@ def train(
         with half_precision():
             hidden = network.encode(mels, lengths)
             latents = network.to_quantizer(hidden).float()
-            codes = network.quantizer(latents, quantize=step >= recipe.quantize_after)
+            codes = network.quantizer(latents, quantize=recipe.units_stay or step >= recipe.quantize_after)
             log_probs = network.log_probs(codes, lengths)
             early_log_probs = network.early_head(hidden).log_softmax(-1)
         ctc = ctc_loss(log_probs, lengths, targets)
@@ -151,7 +156,7 @@ def train(
         optimizer.step()
         state.after(step + 1)
         on_step(step + 1, ctc.item())
-    network.eval()
+    network.eval().requires_grad_(True)
 
 
 def ctc_loss(log_probs: Tensor, lengths: Tensor, targets: Sequence[Tensor]) -> Tensor:

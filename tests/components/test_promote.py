@@ -190,6 +190,35 @@ def test_a_worse_or_incomparable_version_is_refused(store: Path, change: tuple[s
     assert "despite the gate" in tags(2)["promoted"]
 
 
+def test_a_language_that_was_added_does_not_hide_what_the_others_lost(store: Path) -> None:
+    parts = {"en": "1" * 64, "zh": "2" * 64, "en_zh": "3" * 64}
+    register(store, ("test_parts", parts))
+    promote("promote", "--by", "ana", "--reason", "first")
+    spanish = {"es": {"wer": 0.2, "ci95": [0.1, 0.3]}}
+    more = (("test_set", "b" * 64), ("test_parts", parts | {"es": "4" * 64}), ("asr", GOOD["asr"] | spanish))
+    register(store, *more)
+    assert promote("gate")[0] == 0
+    register(store, *more, ("asr.zh", {"cer": 0.3, "ci95": [0.28, 0.32]}))
+    code, text = promote("gate")
+    assert code == 1 and "worse than version 1: asr.zh.cer" in text
+    register(store, ("test_set", "b" * 64), ("test_parts", parts | {"zh": "5" * 64}))
+    code, text = promote("gate")
+    assert code == 1 and "different test items of zh" in text
+
+
+def test_any_two_versions_can_be_compared_and_nothing_moves(store: Path) -> None:
+    register(store)
+    register(store, ("asr.en", {"wer": 0.02, "ci95": [0.01, 0.03]}))
+    promote("promote", "--by", "ana", "--reason", "first")
+    register(store, ("asr.en", {"wer": 0.9, "ci95": [0.85, 0.95]}))
+    code, text = promote("compare", "--against", "1")
+    assert code == 0
+    [line] = [line for line in text.splitlines() if line.startswith("| asr.en.wer | 0.9 | 0.05 |")]
+    assert line.endswith("| WORSE |")
+    assert (at("candidate"), at("production"), at("staging")) == (3, 2, None)
+    assert promote("compare", "--against", "9")[0] == 1
+
+
 def test_production_that_changed_since_it_was_compared_is_not_overwritten(store: Path) -> None:
     register(store)
     promote("promote", "--by", "ana", "--reason", "first")

@@ -52,6 +52,26 @@ def test_spoken_text_of_a_split_is_in_no_other_but_for_the_held_out_voice(lines:
     }
 
 
+def test_a_language_that_is_added_leaves_the_splits_of_the_others(cells: list[Cell]) -> None:
+    known = {cell.id: cell for cell in cells}
+    more = read_cells(INTENTS, seed=1, translated=INTENTS.parent / "es")
+    assert {cell.id: cell.split for cell in more} == {cell.id: cell.split for cell in cells}
+    translated = [cell for cell in more if "es" in cell.question]
+    assert len({cell.intent for cell in translated}) == 17
+    for cell in translated:
+        assert {**cell.question, "es": ""} == {**known[cell.id].question, "es": ""}
+        assert "{" not in cell.question["es"] + cell.answer["es"]
+
+
+def test_a_translation_that_is_too_short_is_refused_by_name(tmp_path: Path) -> None:
+    folder = tmp_path / "es"
+    folder.mkdir()
+    text = (INTENTS.parent / "es" / "month_after.yaml").read_text("utf-8")
+    (folder / "month_after.yaml").write_text(text[: text.rindex("    - {")], "utf-8")
+    with pytest.raises(ValueError, match=r"month_after.yaml: values: 11 of them, where the intent has 12"):
+        read_cells(INTENTS, seed=1, translated=folder)
+
+
 def test_the_held_out_voices_speak_in_no_other_split(lines: list[Line]) -> None:
     heldout = {line.voice for line in lines if line.split == "heldout_voice"}
     assert len(heldout) == 2

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from cslm.sequences import IGNORE, PROMPTS, Chunk, SequenceBuilder
+from cslm.sequences import IGNORE, TTS_PROMPT, Chunk, SequenceBuilder, prompts
 from cslm.text_model import random_llama, train_text_tokenizer
 from cslm.vocabulary import draw, extend
 from tests.tiny import UNITS
@@ -200,7 +200,7 @@ def test_a_small_model_writes_words_and_takes_each_prompt_as_one_token(
     han = [*tokenizer.tokenize("法"), *tokenizer.tokenize("国")]
     assert tokenizer.tokenize("the capital法国?") == ["the", "Ġcapital", *han, "?"]
     assert len(tokenizer.tokenize("法国")) == 2
-    for prompt in PROMPTS:
+    for prompt in prompts(["en", "zh"]):
         assert len(tokenizer.tokenize(prompt)) == 1, prompt
-    for text in ("Ünïcode\n\t 鱻 🎧", PROMPTS[0] + "hi"):
+    for text in ("Ünïcode\n\t 鱻 🎧", TTS_PROMPT + "hi"):
         assert tokenizer.decode(tokenizer.encode(text, add_special_tokens=False)) == text

@@ -89,6 +89,17 @@ def test_the_voice_is_heard() -> None:
     assert np.array_equal(ann, made.speak(units, "ann")), "the same answer sounds the same"
 
 
+def test_a_new_voice_leaves_the_others_as_they_are(tmp_path: Path) -> None:
+    known = decoder()
+    more = known.with_voices({"ana": "es"})
+    assert more.config.voices == VOICES | {"ana": "es"}
+    more.save(tmp_path)
+    units = [1, 5, 5, 2, 9, 14]
+    for voice in VOICES:
+        np.testing.assert_array_equal(more.speak(units, voice), known.speak(units, voice))
+    assert len(SpeechDecoder.load(tmp_path).speak(units, "ana"))
+
+
 def test_an_unknown_voice_is_refused_with_those_there_are() -> None:
     with pytest.raises(UnknownVoice, match=r"'bob' is unknown; allowed: ann, wei"):
         decoder().speak([1], "bob")

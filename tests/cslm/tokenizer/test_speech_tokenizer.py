@@ -94,6 +94,27 @@ def test_a_fingerprint_survives_halving_and_nothing_else(tokenizer: SpeechTokeni
     assert other.fingerprint != tokenizer.fingerprint
 
 
+def test_it_learns_new_letters_and_its_units_stay(tokenizer: SpeechTokenizer, tmp_path: Path) -> None:
+    rng = random.Random(2)
+    texts = ["".join(rng.choices("ab", k=rng.randint(2, 6))) for _ in range(40)]
+    renamed = {text: text.replace("b", "d") for text in texts}  # another language calls this sound d
+    before = [frames.tolist() for frames in tokenizer.encode([beep(text) for text in texts])]
+    extended = tokenizer.with_labels("abd")
+    assert extended.config.labels == ["a", "b", "c", "d"]
+    [heard] = extended.log_probs([extended.encode([beep("cab")])[0]])
+    assert extended.transcribe(heard) == tokenizer.transcribe(
+        tokenizer.log_probs([tokenizer.encode([beep("cab")])[0]])[0]
+    )
+    features = FeatureFile(tmp_path / "mel.f16")
+    features.write(((beep(text), told, LETTERS) for text, told in renamed.items()), extended.label_ids)
+    recipe = dataclasses.replace(RECIPE, steps=120, quantize_after=0, units_stay=True)
+    train(extended, features, recipe, tmp_path / "state.pt", lambda step, loss: None)
+    assert [frames.tolist() for frames in extended.encode([beep(text) for text in texts])] == before
+    assert extended.fingerprint == tokenizer.fingerprint
+    spoken = extended.transcribe(extended.log_probs([extended.encode([beep("abba")])[0]])[0])
+    assert edit_distance(list("adda"), spoken) <= 1
+
+
 def test_mel_has_a_hundred_frames_a_second_and_its_peak_at_the_tone() -> None:
     time = np.arange(SAMPLE_RATE) / SAMPLE_RATE
     chirp = np.sin(2 * np.pi * np.where(time < 0.5, 500, 3000) * time).astype(np.float32)
