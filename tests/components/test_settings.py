@@ -54,6 +54,8 @@ def test_the_default_profile_is_sample() -> None:
         ({"validate": {"min_duration_s": 40.0}}, ["validate", "less than max_duration_s"]),
         ({"validate": {"characters_per_second": {"en": [9.0, 2.0]}}}, ["validate", "lower limit first"]),
         ({"pretrain": {"learning_rate": float("inf")}}, ["pretrain.learning_rate", "finite"]),
+        ({"train_decoder": {"new_voices": True, "steps": 0}}, ["train_decoder", "steps > 0"]),
+        ({"train_tokenizer": {"units_stay": True, "checkpoint": None, "steps": 9}}, ["name one"]),
         ({"tokenize": {"speeds": [0.9, 1.0]}}, ["tokenize.speeds.1", "always there"]),
         ({"tokenize": {"speeds": [0.9, 0.9]}}, ["tokenize.speeds", "each only once"]),
         ({"languages": ["en", "en"]}, ["languages", "each only once"]),

@@ -18,7 +18,7 @@ from cslm.audio import encode_flac
 from cslm.decoder import SpeechDecoder
 from cslm.decoder.corpus import SpeechFile
 from cslm.decoder.flow import FlowMatching
-from cslm.shards import UTTERANCE, ShardWriter
+from cslm.shards import UTTERANCE, ShardWriter, read_rows
 from cslm.tokenizer.corpus import tokenize
 from cslm.tokenizer.speech_tokenizer import SpeechTokenizer, TokenizerConfig
 
@@ -130,6 +130,22 @@ def test_a_trained_one_is_taken_as_it_is(project: Path) -> None:
     write_params({"checkpoint": "models/decoder", "steps": 0, "vocoder_steps": 0})
     main()
     assert np.array_equal(SpeechDecoder.load(project / "work/decoder").speak([1, 2, 3], "wei"), before)
+
+
+def test_new_voices_are_learnt_only_if_they_are_asked_for(project: Path) -> None:
+    main()
+    shutil.move(project / "work/decoder", project / "known")
+    rows = [{**row, "speaker": "ana"} for row in read_rows(Path("work/units/zh"))]
+    with ShardWriter(Path("work/units/es"), UNITS) as shards:
+        for row in rows:
+            shards.write({**row, "id": f"es-{row['id']}", "language": "es"})
+    write_params({"checkpoint": "known", "vocoder_steps": 0})
+    main()
+    assert SpeechDecoder.load(Path("work/decoder")).config.voices == {"ann": "en", "wei": "zh"}
+    shutil.rmtree("work/decoder")
+    write_params({"checkpoint": "known", "vocoder_steps": 0, "new_voices": True})
+    main()
+    assert SpeechDecoder.load(Path("work/decoder")).config.voices == {"ann": "en", "wei": "zh", "ana": "es"}
 
 
 def test_the_decoder_of_another_tokenizer_is_refused(project: Path) -> None:
