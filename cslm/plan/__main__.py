@@ -137,8 +137,8 @@ def _memory(needs: Mapping[tuple[int, bool], Memory], device: Device, busiest: T
             f"{_most_tokens(need, device, busiest.step_tokens):,}",
         )
     table.caption = (
-        f"{busiest.step_tokens:,} tokens at once on each of {busiest.gpus}, and how many would fit. Activations "
-        "go while gradients are made: the peak has the greater of both."
+        f"{busiest.step_tokens:,} tokens at once on each of {busiest.gpus}, and how many would fit. "
+        "Activations go while gradients are made: the peak has the greater of both."
     )
     table.caption_justify = "left"
     return table
