@@ -32,8 +32,8 @@ SHAPES = {
     | {"vocab_size": 12_000, "num_hidden_layers": 1}
     | {"batch": 4, "length": 512, "document": 128, "labelled": 512, "checkpointing": 0},
     "made again": LAYER
-    | {"vocab_size": 500, "num_hidden_layers": 10}
-    | {"batch": 12, "length": 512, "document": 128, "labelled": 64, "checkpointing": 1},
+    | {"vocab_size": 500, "num_hidden_layers": 4}
+    | {"batch": 24, "length": 512, "document": 128, "labelled": 64, "checkpointing": 1},
 }
 
 
@@ -64,7 +64,7 @@ def test_memory_is_what_a_training_takes(name: str, measured: dict[str, int]) ->
     config = LlamaConfig(**shape)
     planned = memory(
         config,
-        LlamaForCausalLM(config).num_parameters(),
+        parameters(config)[0],
         tokens=batch * length,
         labelled=batch * labelled,
         half=False,
