@@ -127,7 +127,7 @@ def _needs(plan: Profile, device: Device, busiest: Training) -> dict[tuple[int, 
 
 
 def _memory(needs: Mapping[tuple[int, bool], Memory], device: Device, busiest: Training) -> Table:
-    parts = ("weights", "optimizer", "gradients", "activations", "logits", "buffers", "peak")
+    parts = ("weights", "optimizer", "gradients", "activations", "logits", "layer", "buffers", "peak")
     table = _table("memory of one GPU", *parts, "fits", "most tokens")
     for (stage, again), need in needs.items():
         table.add_row(
@@ -138,7 +138,7 @@ def _memory(needs: Mapping[tuple[int, bool], Memory], device: Device, busiest: T
         )
     table.caption = (
         f"{busiest.step_tokens:,} tokens at once on each of {busiest.gpus}, and how many would fit. "
-        "Activations go while gradients are made: the peak has the greater of both."
+        "The peak has gradients or activations; with activations, logits or the layer that backward is in."
     )
     table.caption_justify = "left"
     return table
@@ -154,7 +154,9 @@ def _fits(need: Memory, device: Device) -> bool:
 
 def _most_tokens(need: Memory, device: Device, tokens: int) -> int:
     left = _room(device) - need.weights - need.optimizer - need.buffers
-    return int(tokens * left / (need.activations + need.logits)) if left >= need.gradients else 0
+    return (
+        int(tokens * left / (need.activations + max(need.logits, need.layer))) if left >= need.gradients else 0
+    )
 
 
 def _data(plan: Profile, device: Device, gpus: int) -> Table:

@@ -26,13 +26,17 @@ class Memory:
     """AdamW's two moments, and the weights in 32 bits where the model's own are shorter or shared."""
     gradients: float
     activations: float
+    """What forward keeps."""
     logits: float
+    layer: float
+    """The layer that backward is in: what is made again of it, and gradients of its activations."""
     buffers: float
 
     @property
     def peak(self) -> float:
-        """At the worst moment: backward frees activations while it makes gradients, so the greater counts."""
-        work = max(self.gradients, self.activations + self.logits)
+        """At the worst moment: logits are gone when backward comes to the layers, where it frees activations
+        while it makes gradients; so of each the greater counts."""
+        work = max(self.gradients, self.activations + max(self.logits, self.layer))
         return self.weights + self.optimizer + self.buffers + work
 
 
@@ -62,13 +66,17 @@ def memory(
     bucket = width * min(parameters, BUCKET)  # gradients on their way to the other ranks
     layer = tokens * layer_bytes(config, half)
     inputs = tokens * width * config.hidden_size * config.num_hidden_layers
+    flowing = (
+        tokens * width * (config.hidden_size + 2 * config.intermediate_size)
+    )  # of the residual, gate and up
     return Memory(
         weights=width * (mine if stage == 3 else parameters),
         optimizer=owned * (12 if copies else 8),
         gradients=width * (mine if stage >= 2 else parameters)
         + max(4 * owned if copies else 0, 0 if stage else bucket),
-        activations=inputs + layer if checkpointing else layer * config.num_hidden_layers,
+        activations=inputs if checkpointing else layer * config.num_hidden_layers,
         logits=12.0 * labelled * config.vocab_size,  # log-softmax, its gradient, and that of the logits
+        layer=flowing + (layer if checkpointing else 0),
         buffers=(bucket if stage else 0) + (width * min(parameters, LIVE) if stage == 3 else 0),
     )
 
