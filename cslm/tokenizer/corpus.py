@@ -5,20 +5,28 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
 import jiwer
 
 from cslm.audio import Samples, change_speed, decode
 from cslm.pronunciation import labels
-from cslm.tokenizer.speech_tokenizer import SpeechTokenizer
+from cslm.tokenizer.batches import by_length
+from cslm.tokenizer.speech_tokenizer import Frames, SpeechTokenizer
 from cslm.units import expand_runs, merge_runs
 
 WINDOW = 1024
 
 
+class Encoder(Protocol):
+    """What gives units: a `SpeechTokenizer`, or a `cslm.tokenizer.cosyvoice.CosyVoiceTokenizer`."""
+
+    def encode(self, batch: Sequence[Samples]) -> list[Frames]:
+        """16 kHz samples of each utterance -> units (T,), one each 40 ms."""
+
+
 def tokenize(
-    tokenizer: SpeechTokenizer, utterances: Iterable[dict[str, Any]], batch_seconds: float
+    tokenizer: Encoder, utterances: Iterable[dict[str, Any]], batch_seconds: float
 ) -> Iterator[dict[str, Any]]:
     """Utterance rows -> the same rows, in order, without audio and with `units` and `durations`.
 
@@ -28,7 +36,7 @@ def tokenize(
     stream = iter(utterances)
     while window := list(islice(stream, WINDOW)):
         units: dict[int, tuple[list[int], list[int]]] = {}
-        for batch in _batches(window, batch_seconds):
+        for batch in by_length([float(row["duration_s"]) for row in window], batch_seconds):
             frames = tokenizer.encode([_samples(window[i]) for i in batch])
             units |= {i: merge_runs(row) for i, row in zip(batch, frames, strict=True)}
         for i, row in enumerate(window):
@@ -38,17 +46,6 @@ def tokenize(
 
 def _samples(row: Mapping[str, Any]) -> Samples:
     return change_speed(decode(row["audio"]), row.get("speed", 1.0))
-
-
-def _batches(window: list[dict[str, Any]], batch_seconds: float) -> Iterator[list[int]]:
-    batch: list[int] = []
-    for i in sorted(range(len(window)), key=lambda i: float(window[i]["duration_s"])):
-        if batch and window[i]["duration_s"] * (len(batch) + 1) > batch_seconds:
-            yield batch
-            batch = []
-        batch.append(i)
-    if batch:
-        yield batch
 
 
 class LabelErrors:

@@ -1,0 +1,246 @@
+"""The CosyVoice tokenizer, on a small ONNX file with the inputs and the output of the published one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from cslm.audio import SAMPLE_RATE, Samples, encode_flac
+from cslm.tokenizer import cosyvoice
+from cslm.tokenizer.corpus import tokenize
+from cslm.tokenizer.cosyvoice import FILE, CosyVoiceTokenizer
+from cslm.tokenizer.whisper_mel import log_mel
+from cslm.units import expand_runs
+
+REACH = 20
+"""Units to either side that the network hears."""
+
+
+def network(
+    folder: Path,
+    batch: int | str = 1,
+    strides: tuple[int, int] = (2, 2),
+    units: int = 4096,
+    bins: int = 128,
+    masked: bool = True,
+) -> Path:
+    """Write a local network into `folder`: masked convolutions, and the code that is most alike.
+
+    As in the published file it subsamples by two convolutions of three frames, and gives (1, batch, time).
+    """
+    rng = np.random.default_rng(1)
+    codebook = rng.normal(size=(units, 8, 1))
+    constants = {
+        "first": rng.normal(size=(8, bins, 3)).astype(np.float32) / 20,
+        "second": rng.normal(size=(8, 8, 3)).astype(np.float32),
+        "bias": rng.normal(size=8).astype(np.float32),
+        "context": rng.normal(size=(8, 1, 2 * REACH + 1)).astype(np.float32),
+        "codebook": (codebook / np.linalg.norm(codebook, axis=1, keepdims=True)).astype(np.float32),
+        **{name: np.array(value, np.int64) for name, value in (("0", 0), ("1", 1), ("2", 2))},
+        **{name: np.array(value, np.int64) for name, value in (("[0]", [0]), ("[1, 2]", [1, 2]))},
+    }
+    nodes = [helper.make_node("Cast", ["feats_length"], ["length0"], to=TensorProto.INT64)]
+
+    def node(kind: str, inputs: list[str], output: str, **attributes: object) -> None:
+        nodes.append(helper.make_node(kind, inputs, [output], **attributes))
+
+    def mask(x: str, level: int) -> str:
+        """Zero what lies behind the length."""
+        if not masked:
+            return x
+        node("Shape", [x], f"shape{level}")
+        node("Gather", [f"shape{level}", "2"], f"time{level}")
+        node("Range", ["0", f"time{level}", "1"], f"at{level}")
+        node("Unsqueeze", [f"length{level}", "[1, 2]"], f"column{level}")
+        node("Less", [f"at{level}", f"column{level}"], f"inside{level}")
+        node("Cast", [f"inside{level}"], f"mask{level}", to=TensorProto.FLOAT)
+        node("Mul", [x, f"mask{level}"], f"masked{level}")
+        return f"masked{level}"
+
+    def subsample(x: str, kernel: str, level: int) -> str:
+        stride = strides[level]
+        node("Conv", [mask(x, level), kernel, "bias"], f"conv{level}", pads=[1, 1], strides=[stride])
+        node("Tanh", [f"conv{level}"], f"tanh{level}")
+        if stride == 2:
+            node("Add", [f"length{level}", "1"], f"more{level}")
+            node("Div", [f"more{level}", "2"], f"length{level + 1}")
+        else:
+            node("Identity", [f"length{level}"], f"length{level + 1}")
+        return f"tanh{level}"
+
+    x = subsample(subsample("feats", "first", 0), "second", 1)
+    node("Conv", [mask(x, 2), "context"], "state", pads=[REACH, REACH], group=8)
+    node("Conv", ["state", "codebook"], "scores")
+    node("ArgMax", ["scores"], "best", axis=1, keepdims=0)
+    node("Unsqueeze", ["best", "[0]"], "indices")
+    graph = helper.make_graph(
+        nodes,
+        "speech_tokenizer",
+        [
+            helper.make_tensor_value_info("feats", TensorProto.FLOAT, [batch, bins, "time"]),
+            helper.make_tensor_value_info("feats_length", TensorProto.INT32, [batch]),
+        ],
+        [helper.make_tensor_value_info("indices", TensorProto.INT64, [1, batch, "units"])],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(model)
+    folder.mkdir(parents=True, exist_ok=True)
+    onnx.save(model, folder / FILE)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> CosyVoiceTokenizer:
+    return CosyVoiceTokenizer.load(network(tmp_path_factory.mktemp("alone")))
+
+
+@pytest.fixture(scope="module")
+def batched(tmp_path_factory: pytest.TempPathFactory) -> CosyVoiceTokenizer:
+    return CosyVoiceTokenizer.load(network(tmp_path_factory.mktemp("batched"), "batch"))
+
+
+def speech(seconds: float, seed: int = 1) -> Samples:
+    """Noise that changes its colour five times a second."""
+    rng = np.random.default_rng(seed)
+    count = round(seconds * SAMPLE_RATE)
+    parts = [np.zeros(0)]
+    while sum(map(len, parts)) < count:
+        spectrum = np.fft.rfft(rng.normal(size=3200)) * np.exp(-np.linspace(0, rng.uniform(1, 9), 1601))
+        parts.append(rng.uniform(0.05, 1) * np.fft.irfft(spectrum))
+    return (0.3 * np.concatenate(parts)[:count]).astype(np.float32)
+
+
+def in_one_piece(tokenizer: CosyVoiceTokenizer, samples: Samples) -> np.ndarray:
+    """Units of the network without windows: the reference's way, for speech of any length."""
+    mel = log_mel(samples)[None]
+    feeds = {"feats": mel, "feats_length": np.array([mel.shape[2]], np.int32)}
+    return tokenizer._session.run(None, feeds)[0].flatten()
+
+
+def calls(tokenizer: CosyVoiceTokenizer, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """Collects (utterances, mel frames) of each run of the network."""
+    shapes: list[tuple[int, int]] = []
+    run = tokenizer._session.run
+
+    class Session:
+        def run(self, outputs: None, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+            shapes.append((feeds["feats"].shape[0], feeds["feats"].shape[2]))
+            return run(outputs, feeds)
+
+    monkeypatch.setattr(tokenizer, "_session", Session())
+    return shapes
+
+
+@pytest.mark.parametrize("samples", [0, 159, 160, 640, 799, 800, 16_000, 480_000, 480_159, 480_160, 1_000_001])
+def test_a_unit_is_forty_milliseconds_of_whole_frames(batched: CosyVoiceTokenizer, samples: int) -> None:
+    [units] = batched.encode([speech(samples / SAMPLE_RATE)])
+    assert len(units) == -(-(samples // 160) // 4)
+    assert units.dtype == np.int64
+
+
+def test_it_gives_what_the_reference_s_code_gives(alone: CosyVoiceTokenizer) -> None:
+    samples = speech(7.3)
+    [units] = alone.encode([samples])
+    assert units.tolist() == in_one_piece(alone, samples).tolist()
+    assert len(set(units.tolist())) > 20, "the test's network tells sounds apart"
+
+
+def test_a_batch_gives_what_each_alone_gives(alone: CosyVoiceTokenizer, batched: CosyVoiceTokenizer) -> None:
+    batch = [speech(seconds, seed) for seed, seconds in enumerate((3.0, 0.5, 9.99, 4.0, 0.005))]
+    together = batched.encode(batch)
+    for samples, one, many in zip(batch, alone.encode(batch), together, strict=True):
+        assert len(one) == len(many) == -(-(len(samples) // 160) // 4)
+        assert np.array_equal(one, many)
+
+
+def test_batches_are_of_similar_length_and_within_their_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = CosyVoiceTokenizer.load(network(tmp_path, "batch"), batch_seconds=20)
+    shapes = calls(tokenizer, monkeypatch)
+    tokenizer.encode([speech(seconds) for seconds in (9.0, 1.0, 8.0, 1.2, 12.0, 1.1)])
+    assert shapes == [(3, 120), (2, 900), (1, 1200)]
+
+
+@pytest.mark.parametrize(("batch", "masked"), [(1, True), ("batch", False)])
+def test_a_file_that_cannot_batch_gets_one_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: int | str, masked: bool
+) -> None:
+    tokenizer = CosyVoiceTokenizer.load(network(tmp_path, batch, masked=masked))
+    shapes = calls(tokenizer, monkeypatch)
+    tokenizer.encode([speech(1.0), speech(2.0)])
+    assert shapes == [(1, 100), (1, 200)]
+
+
+def test_long_speech_is_cut_and_stitched_to_what_one_piece_would_give(
+    batched: CosyVoiceTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = [speech(95, 1), speech(3, 2), speech(31, 3)]
+    whole = [in_one_piece(batched, samples) for samples in batch]
+    shapes = calls(batched, monkeypatch)
+    for ours, reference in zip(batched.encode(batch), whole, strict=True):
+        assert len(ours) == len(reference)
+        assert np.mean(ours == reference) > 0.998  # sums in another order may tip a unit
+    assert max(frames for _, frames in shapes) <= 3000
+    assert sum(utterances for utterances, _ in shapes) >= 4 + 1 + 2
+
+
+def test_a_corpus_is_tokenized_as_with_the_trainable_one(batched: CosyVoiceTokenizer, tmp_path: Path) -> None:
+    rows = [{"id": str(i), "audio": encode_flac(speech(i, i)), "duration_s": float(i)} for i in (3, 1, 2)]
+    for row in tokenize(batched, rows, batch_seconds=10):
+        seconds = int(row["id"])
+        assert len(expand_runs(row["units"], row["durations"])) == 25 * seconds
+        assert "audio" not in row and max(row["units"]) < batched.units == 4096
+
+
+def test_a_fingerprint_is_the_file_s(alone: CosyVoiceTokenizer, tmp_path: Path) -> None:
+    same, other = network(tmp_path / "same"), network(tmp_path / "other", units=4095)
+    assert CosyVoiceTokenizer.load(same).fingerprint == alone.fingerprint
+    assert CosyVoiceTokenizer.load(other).fingerprint != alone.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"strides": (1, 2)}, "25 a second: take speech_tokenizer_v1.onnx of CosyVoice-300M-25Hz"),
+        ({"units": 6561}, "CosyVoice-300M has 0 to 4095"),
+        ({"bins": 80}, r"inputs feats tensor\(float\) \[1, 80, 'time'\].*\(batch, 128, time\)"),
+    ],
+)
+def test_another_network_is_refused(tmp_path: Path, changes: dict[str, object], said: str) -> None:
+    folder = network(tmp_path, **changes)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=said):
+        CosyVoiceTokenizer.load(folder).encode([speech(5)])
+
+
+def test_a_missing_and_a_truncated_file_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"components\.fetch cosyvoice-300m-25hz --out"):
+        CosyVoiceTokenizer.load(tmp_path)
+    file = network(tmp_path) / FILE
+    file.write_bytes(file.read_bytes()[:5000])
+    with pytest.raises(ValueError, match="cannot be read as an ONNX file"):
+        CosyVoiceTokenizer.load(tmp_path)
+
+
+def test_providers_are_the_best_there_are_or_the_one_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = network(tmp_path)
+    tensorrt, cuda, cpu = (f"{name}ExecutionProvider" for name in ("Tensorrt", "CUDA", "CPU"))
+    assert cosyvoice.providers(None) == [cpu]
+    with pytest.raises(ValueError, match="provider 'cuda': this onnxruntime has cpu"):
+        CosyVoiceTokenizer.load(folder, "cuda")
+    there = [cpu, "AzureExecutionProvider", cuda, tensorrt]
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: there)
+    assert cosyvoice.providers(None) == [tensorrt, cuda, cpu]
+    assert cosyvoice.providers("cuda") == [cuda, cpu]
+    with pytest.raises(ValueError, match="provider 'gpu': this onnxruntime has tensorrt, cuda, cpu"):
+        cosyvoice.providers("gpu")
+    with pytest.raises(RuntimeError, match="CUDAExecutionProvider does not start here"):
+        CosyVoiceTokenizer.load(folder, "cuda")
+    assert len(CosyVoiceTokenizer.load(folder).encode([speech(1)])[0]) == 25
