@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Annotated
 
@@ -51,15 +50,17 @@ def fetch(name: str, model: Model, out: Path, hub: bool = False) -> str:
     wrong = {path: file for path, file in model.files.items() if fault(out / path, file)}
     if not wrong:
         return f"{out}: {name} is there already, {len(model.files)} files verified"
+    if not hub and not all(file.parts for file in wrong.values()):
+        raise _on_hub_only(name, model, out)
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
         new = partial / "new"
         new.mkdir(parents=True)
-        if hub and model.hub and (there := [path for path in wrong if _on_hub(model.hub, path)]):
+        if hub and model.hub and (there := [path for path in wrong if model.hub.has(path)]):
             _snapshot(model.hub, there, new)
         for path, file in wrong.items():
-            if not (new / path).exists():
+            if file.parts and not (new / path).exists():
                 join(file.parts, new / path, file.size, partial / "packages")
             if problem := fault(new / path, file):
                 raise FetchFailed(f"{name}: {path} {problem}; it is not the file that models.yaml declares")
@@ -90,8 +91,14 @@ def _take_over(new: Path, out: Path, paths: list[str]) -> None:
         os.replace(new / path, out / path)
 
 
-def _on_hub(hub: Hub, path: str) -> bool:
-    return any(fnmatch(path, pattern) for pattern in hub.files)
+def _on_hub_only(name: str, model: Model, out: Path) -> FetchFailed:
+    assert model.hub is not None, "the catalog refuses a model without any source"
+    gate = f"accept its license ({model.license}) on its hub page, `hf auth login`, then "
+    return FetchFailed(
+        f"{name} is in no package, only on the Hugging Face hub as {model.hub.id}: "
+        f"{gate if model.hub.gated else ''}run\n"
+        f"  python -m components.fetch {name} --out {out} --hub"
+    )
 
 
 def _fetch_from_hub_only(name: str, model: Model, out: Path, hub: bool) -> str:
@@ -101,12 +108,7 @@ def _fetch_from_hub_only(name: str, model: Model, out: Path, hub: bool) -> str:
             f"{out}: is there, unverified (models.yaml has no digests of {name}); to fetch it again, delete it"
         )
     if not hub:
-        gate = f"accept its license ({model.license}) on its hub page, `hf auth login`, then "
-        raise FetchFailed(
-            f"{name} is in no package, only on the Hugging Face hub as {model.hub.id}: "
-            f"{gate if model.hub.gated else ''}run\n"
-            f"  python -m components.fetch {name} --out {out} --hub"
-        )
+        raise _on_hub_only(name, model, out)
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:

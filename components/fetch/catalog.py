@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
@@ -67,8 +68,8 @@ class File(Entry):
     size: Annotated[int, Field(gt=0)]
     """Bytes."""
     sha256: Sha256
-    parts: Annotated[list[Part], Field(min_length=1)]
-    """Members of packages that make the file when joined in this order."""
+    parts: list[Part] = []
+    """Members of packages that make the file when joined in this order; empty if only the hub has it."""
 
 
 class Hub(Entry):
@@ -82,6 +83,10 @@ class Hub(Entry):
     gated: bool = False
     """The hub asks to accept a license and to log in."""
 
+    def has(self, path: str) -> bool:
+        """Whether `path` is among its files."""
+        return any(fnmatch(path, pattern) for pattern in self.files)
+
 
 class Model(Entry):
     """One external model."""
@@ -91,12 +96,15 @@ class Model(Entry):
     license: str
     hub: Hub | None = None
     files: dict[RelativePath, File] = {}
-    """Files that packages carry; empty if the model is on the hub only."""
+    """Files with their digests; empty if these are not known, and the hub is believed."""
 
     @model_validator(mode="after")
     def _from_somewhere(self) -> Model:
         if not self.files and self.hub is None:
             raise ValueError("no source: give `files` with parts from packages, or `hub`")
+        for path, file in self.files.items():
+            if not file.parts and not (self.hub and self.hub.has(path)):
+                raise ValueError(f"no source of {path}: give its `parts`, or name it in hub.files")
         return self
 
 

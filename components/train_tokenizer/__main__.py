@@ -25,6 +25,7 @@ from cslm.pronunciation import labels
 from cslm.shards import read_rows
 from cslm.tokenizer import SpeechTokenizer
 from cslm.tokenizer.corpus import LabelErrors, tokenize
+from cslm.tokenizer.cosyvoice import FILE as COSYVOICE
 from cslm.tokenizer.speech_tokenizer import TokenizerConfig
 from cslm.tokenizer.training import FeatureFile, Recipe, train
 
@@ -51,6 +52,12 @@ def main() -> None:
 def open_tokenizer(settings: TrainTokenizer, seed: int) -> SpeechTokenizer:
     """The tokenizer to start from, with random weights if there is no checkpoint."""
     if settings.checkpoint is not None:
+        if (Path(settings.checkpoint) / COSYVOICE).exists():
+            raise StageFailed(
+                f"{settings.checkpoint} holds CosyVoice's tokenizer. It gives units, but no probabilities of "
+                "sounds, by which stage align finds the words: give a tokenizer that this stage trained. "
+                "docs/base-models.md has what CosyVoice's is good for"
+            )
         try:
             known = SpeechTokenizer.load(Path(settings.checkpoint))
             return known.with_labels(labels_of_training()) if settings.units_stay else known

@@ -202,9 +202,29 @@ def test_hub_files_come_from_the_hub_and_are_verified(tmp_path: Path, monkeypatc
     assert not (tmp_path / "whisper").exists()
 
 
+@pytest.mark.parametrize("hub", [False, True])
+def test_a_file_of_the_hub_only_is_verified_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hub: bool
+) -> None:
+    def snapshot_download(repo_id: str, *, local_dir: Path, **rest: object) -> None:
+        (local_dir / "speech_tokenizer_v1.onnx").write_bytes(b"another file")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    said = (
+        "has 12 bytes instead of 522625011"
+        if hub
+        else r"only on the Hugging Face hub as FunAudioLLM/(?s:.*)--hub"
+    )
+    model = load_catalog()["cosyvoice-300m-25hz"]
+    with pytest.raises(FetchFailed, match=said):
+        fetch("cosyvoice-300m-25hz", model, tmp_path / "cosyvoice", hub)
+    assert not any(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
+        ("m: {purpose: p, license: l, files: {a: {size: 1, sha256: " + "f" * 64 + "}}}", "no source of a"),
         ("m: {purpose: p, license: l, files: {a: {size: 1}}}", "m.files.a.sha256 is missing"),
         ("m: {purpose: p, license: l, url: u}", "m.url is not a known key; allowed there: purpose"),
         ("m: {purpose: p, license: l}", "no source"),
