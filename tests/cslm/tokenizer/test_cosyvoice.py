@@ -139,7 +139,7 @@ def calls(tokenizer: CosyVoiceTokenizer, monkeypatch: pytest.MonkeyPatch) -> lis
 
 
 @given(st.integers(0, 70 * SAMPLE_RATE))
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @example(0)
 @example(159)
 @example(160)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cslm.tokenizer.windows import CONTEXT, LONGEST, SEARCH, cut, stitch
@@ -19,7 +19,6 @@ def loudness(total: int, seed: int) -> np.ndarray:
 
 
 @given(TOTALS, SEEDS)
-@settings(deadline=None)
 def test_kept_parts_cover_everything_once(total: int, seed: int) -> None:
     windows = cut(loudness(total, seed))
     kept = [unit for w in windows for unit in range(w.begin, w.end)]
@@ -28,7 +27,6 @@ def test_kept_parts_cover_everything_once(total: int, seed: int) -> None:
 
 
 @given(TOTALS, SEEDS)
-@settings(deadline=None)
 def test_no_window_is_too_long_and_every_cut_has_context(total: int, seed: int) -> None:
     windows = cut(loudness(total, seed))
     for w in windows:
@@ -40,14 +38,12 @@ def test_no_window_is_too_long_and_every_cut_has_context(total: int, seed: int) 
 
 
 @given(st.integers(1, LONGEST), SEEDS)
-@settings(deadline=None)
 def test_what_fits_is_one_window(total: int, seed: int) -> None:
     [window] = cut(loudness(total, seed))
     assert (window.first, window.begin, window.end, window.last) == (0, 0, total, total)
 
 
 @given(st.integers(LONGEST + 1, 4 * LONGEST), SEEDS)
-@settings(deadline=None)
 def test_units_beside_a_cut_come_from_the_window_where_they_lie_further_inside(total: int, seed: int) -> None:
     windows = cut(loudness(total, seed))
     for left, right in itertools.pairwise(windows):
@@ -57,7 +53,6 @@ def test_units_beside_a_cut_come_from_the_window_where_they_lie_further_inside(t
 
 
 @given(st.integers(LONGEST + 1, 3 * LONGEST), SEEDS, st.integers(0, CONTEXT))
-@settings(deadline=None)
 def test_an_encoder_that_hears_no_further_than_the_context_does_not_notice(
     total: int, seed: int, reach: int
 ) -> None:
