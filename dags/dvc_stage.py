@@ -22,7 +22,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,33 +48,43 @@ def main() -> int:
     arguments = _arguments()
     die_with_parent()
     os.chdir(arguments.workspace)
-    from botocore.exceptions import BotoCoreError, ClientError
-    from dvc.exceptions import DvcException
+    return told(lambda: _work(arguments), arguments.pull)
+
+
+def _work(arguments: argparse.Namespace) -> None:
     from dvc.repo import Repo
 
+    with Repo() as repo:
+        if arguments.pull:
+            repo.stage_cache.pull(None)
+        if arguments.restore_all:
+            state = restore_all(repo, arguments.pull)
+        else:
+            state = bring(repo, arguments.stage, arguments.force, arguments.pull)
+    arguments.result.write_text(json.dumps({"state": state}), "utf-8")
+
+
+def told(work: Callable[[], None], pull: bool) -> int:
+    """Do some work with DVC, and say in a line what went wrong; the exit code."""
+    from botocore.exceptions import BotoCoreError, ClientError
+    from dvc.exceptions import DvcException
+
     try:
-        with Repo() as repo:
-            if arguments.pull:
-                repo.stage_cache.pull(None)
-            if arguments.restore_all:
-                state = restore_all(repo, arguments.pull)
-            else:
-                state = bring(repo, arguments.stage, arguments.force, arguments.pull)
+        work()
     except Missing as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return MISSING
     except (DvcException, OSError, BotoCoreError, ClientError) as error:
         chain = list(_chain(error))
-        told = ": ".join(dict.fromkeys(str(each) for each in chain[:3]))
-        if arguments.pull and any(isinstance(e, BotoCoreError | ClientError | PermissionError) for e in chain):
-            told = (
+        cause = ": ".join(dict.fromkeys(str(each) for each in chain[:3]))
+        if pull and any(isinstance(e, BotoCoreError | ClientError | PermissionError) for e in chain):
+            cause = (
                 f"the store that machines share, {os.environ.get(REMOTE)} ({REMOTE}), does not do its work: "
-                f"{told}. Check AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the rights on "
+                f"{cause}. Check AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the rights on "
                 "the bucket, then run this again: what is finished is kept"
             )
-        print(f"error: {told}", file=sys.stderr, flush=True)
+        print(f"error: {cause}", file=sys.stderr, flush=True)
         return 1
-    arguments.result.write_text(json.dumps({"state": state}), "utf-8")
     return 0
 
 
@@ -158,13 +168,18 @@ def _pull_input(repo: Repo, stage: Stage) -> None:
 
 def die_with_parent() -> None:
     """End the whole process group, the stage's command included, when the Airflow task ends in any way."""
-    if os.getpid() != FIRST:  # which leads its group already
-        os.setpgid(0, 0)
-    signal.signal(signal.SIGTERM, _end_group)
+    lead_group()
     if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
     if os.getppid() == 1:
         sys.exit("the task that started this has ended")
+
+
+def lead_group() -> None:
+    """SIGTERM ends all that this process starts, after the time that a training needs for a checkpoint."""
+    if os.getpid() != FIRST:  # which leads its group already
+        os.setpgid(0, 0)
+    signal.signal(signal.SIGTERM, _end_group)
 
 
 def _end_group(*_: object) -> None:

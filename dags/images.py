@@ -1,7 +1,7 @@
 """Names of the components' images. A name changes when what lies in the image must change.
 
 An image is an environment; its tag is made of the files that define it: the locks of requirements/, the
-Dockerfiles, and the program that brings a stage to its end, all as they are in the checkout.
+Dockerfiles, and the programs that bring a stage to its end, all as they are in the checkout.
 """
 
 from __future__ import annotations
@@ -13,7 +13,10 @@ from pathlib import Path
 from dags import places
 
 STAGE_COMMAND = ("/opt/dvc/bin/python", "/opt/cslm/dags/dvc_stage.py")
-"""What brings a stage to its end inside an image (dags/dvc_stage.py)."""
+"""What brings a stage to its end inside an image, in a workspace that is there (dags/dvc_stage.py)."""
+REMOTE_COMMAND = ("/opt/dvc/bin/python", "/opt/cslm/dags/remote_stage.py")
+"""The same where nothing is shared but a DVC remote (dags/remote_stage.py)."""
+PROGRAMS = ("dags/dvc_stage.py", "dags/remote_stage.py")
 
 ENVIRONMENT = (
     "infra/images/environment.Dockerfile",
@@ -33,7 +36,7 @@ def name(component: str) -> str:
     dockerfile = places.PROJECT / "components" / component / "Dockerfile"
     if not dockerfile.exists():
         raise ValueError(f"there is no image {component!r}: {dockerfile} is not there")
-    return tagged(f"cslm-{component}", [dockerfile, places.PROJECT / "dags" / "dvc_stage.py"])
+    return tagged(f"cslm-{component}", [dockerfile, *(places.PROJECT / program for program in PROGRAMS)])
 
 
 def tagged(image: str, files: list[Path]) -> str:

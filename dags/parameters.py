@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,33 @@ def merged(project: Path, profile: str, overrides: dict[str, Any]) -> dict[str, 
     for key, value in overrides.items():
         params = overlaid(params, _nested(key, value))
     return None if params == base else params
+
+
+def given(text: str) -> dict[str, Any]:
+    """`finetune.learning_rate=2e-4 seed=2` -> values as JSON where they are JSON, else as YAML.
+
+    Raises:
+        BadParameters: a part is no KEY=VALUE, or its value cannot be read.
+    """
+    pairs = {}
+    for part in text.split():
+        key, equals, value = part.partition("=")
+        if not key or not equals:
+            raise BadParameters(
+                f"SET={text!r}: {part!r} is not KEY=VALUE, such as finetune.learning_rate=2e-4"
+            )
+        try:
+            pairs[key] = json.loads(value)
+            continue
+        except json.JSONDecodeError:
+            pass  # 2e-4 is a number in JSON alone, a word without quotes in YAML alone
+        try:
+            pairs[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise BadParameters(
+                f"SET={text!r}: {value!r} is not a value; lists are written [a,b], text as it is"
+            ) from error
+    return pairs
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -51,28 +51,13 @@ def prepare(
         run.RunFailed: a bad name, profile, reference, parameter or corpus path; nothing has been run then.
     """
     project = places.PROJECT
-    if not NAME.fullmatch(name):
-        raise run.RunFailed(f"name of the run {name!r}: letters, digits, dot, dash and underscore, please")
+    commit_id, params = checked_commit(name, profile, overrides, ref, base)
+    stages = graph.read_graph(project / "dvc.yaml")
+    known = graph.addresses(stages, params)
+    check_force(force, stages, known)
     try:
-        files: dict[str, bytes] = {}
-        if base:
-            continued, files = continuation.of_version(_model(profile, overrides), base)
-            overrides = continued | overrides
-        commit_id, params = _commit(name, profile, overrides, ref, files)
-        stages = graph.read_graph(project / "dvc.yaml")
-        known = graph.addresses(stages, params)
-        _check_force(force, stages, known)
-        _check_data(commit_id, params)
-        if not ref:
-            _check_unchanged(commit_id, params)
         snapshot.branch(project, f"runs/{name}", commit_id)
-    except (
-        snapshot.SnapshotFailed,
-        parameters.BadParameters,
-        graph.BadGraph,
-        continuation.CannotContinue,
-        tracking.TrackingFailed,
-    ) as error:
+    except snapshot.SnapshotFailed as error:
         raise run.RunFailed(f"prepare: {error}") from error
     log(f"run {name}: commit {commit_id} (branch runs/{name}), profile {params.get('profile', profile)}")
     facts: run.Facts = {
@@ -91,6 +76,37 @@ def prepare(
     facts |= {s.name: graph.items(s, params) for s in stages.values() if s.foreach is not None}
     events.emit(places.results(name), "", "prepared", stages=known, **facts)
     return facts
+
+
+def checked_commit(
+    name: str, profile: str, overrides: dict[str, Any], ref: str, base: str = ""
+) -> tuple[str, dict[str, Any]]:
+    """Commit of what is to be run, and its parameters: both are checked, and the commit has no branch yet.
+
+    Raises:
+        run.RunFailed: a bad name, profile, reference, parameter or corpus path.
+    """
+    if not NAME.fullmatch(name):
+        raise run.RunFailed(f"name of the run {name!r}: letters, digits, dot, dash and underscore, please")
+    try:
+        files: dict[str, bytes] = {}
+        if base:
+            continued, files = continuation.of_version(_model(profile, overrides), base)
+            overrides = continued | overrides
+        commit_id, params = _commit(name, profile, overrides, ref, files)
+        graph.addresses(graph.read_graph(places.PROJECT / "dvc.yaml"), params)
+        _check_data(commit_id, params)
+        if not ref:
+            _check_unchanged(commit_id, params)
+    except (
+        snapshot.SnapshotFailed,
+        parameters.BadParameters,
+        graph.BadGraph,
+        continuation.CannotContinue,
+        tracking.TrackingFailed,
+    ) as error:
+        raise run.RunFailed(f"prepare: {error}") from error
+    return commit_id, params
 
 
 def _model(profile: str, overrides: dict[str, Any]) -> str:
@@ -135,7 +151,12 @@ def _commit(
     return commit_id, params
 
 
-def _check_force(force: list[str], stages: dict[str, graph.Stage], known: list[str]) -> None:
+def check_force(force: list[str], stages: dict[str, graph.Stage], known: list[str]) -> None:
+    """Only what the run has can be forced.
+
+    Raises:
+        run.RunFailed: a stage that the graph does not have.
+    """
     unknown = set(force) - {"all", *stages, *known}
     if unknown:
         raise run.RunFailed(
@@ -145,7 +166,7 @@ def _check_force(force: list[str], stages: dict[str, graph.Stage], known: list[s
 
 def _check_data(commit_id: str, params: dict[str, Any]) -> None:
     """Corpora and checkpoints must be where a workspace finds them: in DVC or git, or at an absolute path."""
-    for key, path in _data(params).items():
+    for key, path in data(params).items():
         if not _found(commit_id, Path(path)):
             raise run.RunFailed(
                 f"prepare: params.yaml: {key} = {path!r}: nothing of that name in DVC, git or on disk. Put it "
@@ -156,7 +177,7 @@ def _check_data(commit_id: str, params: dict[str, Any]) -> None:
 
 def _check_unchanged(commit_id: str, params: dict[str, Any]) -> None:
     """What DVC tracks must be as `dvc add` last saw it: a run takes it from there, not from here."""
-    paths = {path for path in map(Path, _data(params).values()) if not path.is_absolute()}
+    paths = {path for path in map(Path, data(params).values()) if not path.is_absolute()}
     pointers = {f"{part}.dvc" for path in paths for part in (path, *path.parents) if part.name}
     tracked = sorted(
         name
@@ -191,7 +212,7 @@ def _check_unchanged(commit_id: str, params: dict[str, Any]) -> None:
             )
 
 
-def _data(params: dict[str, Any]) -> dict[str, str]:
+def data(params: dict[str, Any]) -> dict[str, str]:
     """Keys of params.yaml that name data, and what they name."""
     paths = {f"corpora.{key}.path": corpus["path"] for key, corpus in params.get("corpora", {}).items()}
     return paths | {

@@ -23,8 +23,6 @@ import time
 from pathlib import Path
 from typing import Any, TextIO
 
-import yaml
-
 from dags import parameters, places, preparation, tracking
 from infra import airflow_local, services
 from infra.metrics_table import table
@@ -47,10 +45,14 @@ def main() -> int:
         return _say(f"RUN={run}: letters, digits, dot, dash and underscore, please")
     if (places.results(run) / "events.jsonl").exists():
         return _say(f"RUN={run}: there is a run of this name; choose another one")
+    try:
+        overrides = parameters.given(os.environ.get("SET", ""))
+    except parameters.BadParameters as error:
+        return _say(str(error))
     conf = {
         "name": run,
         "profile": profile,
-        "overrides": _overrides(os.environ.get("SET", "")),
+        "overrides": overrides,
         "ref": os.environ.get("REF", ""),
         "base": os.environ.get("BASE", ""),
         "force": os.environ.get("FORCE", "").replace(",", " ").split(),
@@ -214,25 +216,6 @@ class Screen:
             self.out.write(line + text)
         self.out.flush()
         self._open = stage
-
-
-def _overrides(text: str) -> dict[str, Any]:
-    """`finetune.learning_rate=2e-4 seed=2` -> values as JSON where they are JSON, else as YAML."""
-    pairs = {}
-    for part in text.split():
-        key, equals, value = part.partition("=")
-        if not key or not equals:
-            sys.exit(f"SET={text!r}: {part!r} is not KEY=VALUE, such as finetune.learning_rate=2e-4")
-        try:
-            pairs[key] = json.loads(value)
-            continue
-        except json.JSONDecodeError:
-            pass  # 2e-4 is a number in JSON alone, a word without quotes in YAML alone
-        try:
-            pairs[key] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            sys.exit(f"SET={text!r}: {value!r} is not a value; lists are written [a,b], text as it is")
-    return pairs
 
 
 def _summary(run: str, seconds: float) -> None:

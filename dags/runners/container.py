@@ -25,6 +25,17 @@ FILES = ("AWS_CA_BUNDLE", "AWS_SHARED_CREDENTIALS_FILE", "PGPASSFILE", "PGSSLROO
 """Variables that name files which a container must be able to read."""
 WEBHOOK, JUDGE_KEY, JUDGED = "CSLM_FAILURE_WEBHOOK", "CSLM_JUDGE_API_KEY", "evaluate"
 """Secrets that are Airflow's alone, and those of one stage."""
+SECRETS = (
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "HF_TOKEN",
+    "MLFLOW_TRACKING_USERNAME",
+    "MLFLOW_TRACKING_PASSWORD",
+    "MLFLOW_TRACKING_TOKEN",
+    "PGPASSWORD",
+)
+"""Variables whose values a pod takes from a Secret, where it has them."""
 UNITS = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 
 
@@ -34,6 +45,11 @@ def environment(given: dict[str, str], cpus: int, stage: str) -> dict[str, str]:
     kept = {key: value for key, value in given.items() if key.startswith(PASSED) and key not in secret}
     who = {"HOME": "/tmp", "USER": "cslm", "LOGNAME": "cslm"}  # a user id without a name has none of them
     return kept | who | {"OMP_NUM_THREADS": str(cpus)}
+
+
+def secrets(stage: str) -> tuple[str, ...]:
+    """Variables that a stage's pod takes from a Secret."""
+    return (*SECRETS, JUDGE_KEY) if stage == JUDGED else SECRETS
 
 
 def killed(stage: graph.Stage) -> str:

@@ -41,17 +41,6 @@ CLAIM, MOUNT, SECRET = "CSLM_KUBERNETES_CLAIM", "CSLM_KUBERNETES_MOUNT", "CSLM_K
 NAMESPACE, ACCOUNT = "CSLM_KUBERNETES_NAMESPACE", "CSLM_KUBERNETES_SERVICE_ACCOUNT"
 DEFAULT_MOUNT = "/cslm"
 OWN_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
-SECRETS = (
-    "AWS_ACCESS_KEY_ID",
-    "AWS_SECRET_ACCESS_KEY",
-    "AWS_SESSION_TOKEN",
-    "HF_TOKEN",
-    "MLFLOW_TRACKING_USERNAME",
-    "MLFLOW_TRACKING_PASSWORD",
-    "MLFLOW_TRACKING_TOKEN",
-    "PGPASSWORD",
-)
-"""Variables whose values a pod takes from the Secret, where it has them."""
 LABELS = {"app.kubernetes.io/part-of": "cslm", "app.kubernetes.io/component": "stage"}
 """What infra/kubernetes knows the pods of stages by."""
 BASE = "base"
@@ -237,11 +226,10 @@ def _variables(given: dict[str, str], stage: graph.Stage) -> list[k8s.V1EnvVar]:
     for name in container.FILES:
         if told.get(name) and not _on_volume(Path(told[name])):
             raise run.RunFailed(f"{name}={told[name]}: pods see only what lies under {_mount()} ({MOUNT})")
-    hidden = (*SECRETS, container.JUDGE_KEY) if stage.name == container.JUDGED else SECRETS
     plain = [
         k8s.V1EnvVar(name=name, value=value)
         for name, value in sorted(told.items())
-        if name not in (*SECRETS, container.JUDGE_KEY)
+        if name not in (*container.SECRETS, container.JUDGE_KEY)
     ]
     secret = os.environ.get(SECRET)
     if not secret:
@@ -253,7 +241,7 @@ def _variables(given: dict[str, str], stage: graph.Stage) -> list[k8s.V1EnvVar]:
                 secret_key_ref=k8s.V1SecretKeySelector(name=secret, key=name, optional=True)
             ),
         )
-        for name in hidden
+        for name in container.secrets(stage.name)
     ]
 
 
