@@ -14,13 +14,13 @@ export XDG_CONFIG_HOME := $(CSLM_HOME)/config
 PYTEST := -m pytest -q --durations=5
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo from-scratch ablations chat dags history images up down test test-slow test-orchestrator test-components lint clean
+.PHONY: help setup demo from-scratch ablations chat dags history images kubeflow kubeflow-local up down test test-slow test-orchestrator test-components lint clean
 
 help:  ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | awk -F'\t' '{printf "  make %-18s %s\n", $$1, $$2}'
 
 setup:  ## Two locked environments, the git hook, sample data and base models
-	@env -u PYTHONPATH infra/setup.sh
+	@env -u PYTHONPATH infra/setup.sh $(ENVIRONMENTS)
 
 demo: setup  ## Corpus to registered model, in front of you (PROFILE=, SET='key=value', BASE=, FORCE=, REF=, RUN=)
 	@$(ORCHESTRATOR) -m infra.demo
@@ -42,6 +42,15 @@ dags: setup  ## The DAGs, when they start, and whether they can be imported
 
 images: setup  ## Container images of the components, by podman or docker (ONLY='validate tokenize', FROM=python:3.11-slim)
 	@$(ORCHESTRATOR) -m infra.build_images $(ONLY) $(if $(FROM),--from $(FROM))
+
+# What needs one more environment than the two.
+kubeflow kubeflow-local test test-slow: ENVIRONMENTS := kubeflow
+
+kubeflow: setup  ## The graph as YAML for Kubeflow Pipelines (PROFILE=, SET=, BASE=, FORCE=, REF=)
+	@$(ORCHESTRATOR) -m infra.kubeflow
+
+kubeflow-local: setup  ## That YAML run here, each stage in its container (PROFILE=test; after make images)
+	@$(ORCHESTRATOR) -m infra.kubeflow --local
 
 up: setup  ## Airflow and MLflow in the background (AIRFLOW_PORT=8080, MLFLOW_PORT=5000)
 	@$(ORCHESTRATOR) -m infra.services up

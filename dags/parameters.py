@@ -53,9 +53,7 @@ def given(text: str) -> dict[str, Any]:
     for part in text.split():
         key, equals, value = part.partition("=")
         if not key or not equals:
-            raise BadParameters(
-                f"SET={text!r}: {part!r} is not KEY=VALUE, such as finetune.learning_rate=2e-4"
-            )
+            raise BadParameters(f"SET={text!r}: {part!r} is not KEY=VALUE, such as finetune.learning_rate=2e-4")
         try:
             pairs[key] = json.loads(value)
             continue

@@ -119,9 +119,7 @@ def _digests(repo: Repo, address: str) -> dict[str, str]:
     [stage] = repo.stage.collect(address)
     with lock_repo(repo):
         stage.save()
-    return {
-        out.def_path: str(out.hash_info.value) for out in stage.outs if not (out.metric or out.plot)
-    }
+    return {out.def_path: str(out.hash_info.value) for out in stage.outs if not (out.metric or out.plot)}
 
 
 def _arguments() -> argparse.Namespace:

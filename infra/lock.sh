@@ -4,7 +4,7 @@
 # Run:  infra/lock.sh      after `uv pip install` of something new and a green `make test`
 #
 # The two environments of `make setup` are locked as they are installed now; data and dvc, parts of them that the images
-# need, get the same versions. torch has no hash: its CPU build differs from the file of the same version that other machines get.
+# need, get the same versions. kubeflow is resolved anew. torch has no hash: its CPU build differs from the file of the same version that other machines get.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 uv=.venv/orchestrator/bin/uv
@@ -33,3 +33,4 @@ done
 rm "$work/torch"
 write data --constraint "$work/components.pins" requirements/data.in
 write dvc --constraint "$work/orchestrator.pins" requirements/dvc.in
+write kubeflow requirements/kubeflow.in

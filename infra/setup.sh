@@ -2,6 +2,7 @@
 # Make the two environments, the git hook, and pull the sample data and base models out of the embedded store.
 #
 # Run:  make setup      (quick if nothing has changed; PYTHON=/path/to/python3.11 picks the interpreter)
+#       infra/setup.sh kubeflow      one more environment, of those in requirements/
 #
 # torch is installed by pip before all else: pip's usual index offers a CPU build where there is no GPU, and uv, which
 # installs the rest in seconds, does not find that file. PIP_INDEX_URL and UV_INDEX_URL are respected.
@@ -109,6 +110,9 @@ started=$SECONDS
 check_system
 environment orchestrator
 environment components
+for extra in "$@"; do
+  environment "$extra"
+done
 hook
 .venv/orchestrator/bin/python -c 'from dags.run import write_dvc_config; from dags.places import PROJECT; write_dvc_config(PROJECT)'
 data

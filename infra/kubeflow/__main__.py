@@ -68,8 +68,8 @@ def _compile(profile: str, overrides: dict[str, Any], remote: str) -> tuple[dict
     for key, path in preparation.data(params).items():
         if Path(path).is_absolute():
             raise run.RunFailed(
-                f"params.yaml: {key} = {path!r}: tasks see nothing of this machine. Put it into this folder and "
-                "under DVC (.venv/orchestrator/bin/dvc add), and name it by its path here"
+                f"params.yaml: {key} = {path!r}: tasks see nothing of this machine. Put it into this folder "
+                "and under DVC (.venv/orchestrator/bin/dvc add), and name it by its path here"
             )
     tree = snapshot.git(places.PROJECT, "rev-parse", f"{commit_id}^{{tree}}")
     name = f"{wish}-{tree[:8]}"

@@ -40,7 +40,7 @@ def pipeline_of(plan: dict[str, Any]) -> Any:
 
 
 def made_of(task: dict[str, Any], plan: dict[str, Any], upstream: dict[str, Any], remote: Any) -> Any:
-    """The task in its pipeline. The digests of what it reads are an input, which makes the edges of the graph."""
+    """The task in its pipeline. The digests of what it reads are an input: the edges of the graph."""
     made = component(task)(code=plan["code"], remote=remote, upstream=upstream)
     made.set_display_name(task["name"]).set_caching_options(not task["force"])
     made.set_cpu_request(task["cpus"]).set_cpu_limit(task["cpus"])

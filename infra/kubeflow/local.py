@@ -34,8 +34,8 @@ def main() -> int:
         present = {tag for image in client.images.list() for tag in image.tags}
     except DockerException as error:
         return _fail(
-            f"no container engine answers at {os.environ.get('DOCKER_HOST') or 'its usual place'}: start dockerd "
-            f"or podman system service, and name it in DOCKER_HOST ({error})"
+            f"no container engine answers at {os.environ.get('DOCKER_HOST') or 'its usual place'}: start "
+            f"dockerd, or podman system service, and name it in DOCKER_HOST ({error})"
         )
     if missing := sorted(_images(arguments.pipeline) - present):
         return _fail(f"the image {missing[0]} is not there: `make images` builds it")

@@ -12,7 +12,7 @@ import os
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from dags import graph, images, places, run, runners
+from dags import graph, images, run, runners
 from dags.runners import container
 
 PASSED = (
@@ -83,7 +83,7 @@ def tracked() -> bool:
 
 
 def gpus(stage: graph.Stage) -> int:
-    """What dvc.yaml's `meta` asks for; no more than CSLM_GPUS if that is set, as the cluster is not known here."""
+    """What dvc.yaml's `meta` asks for, the cluster not being known; no more than CSLM_GPUS if that is set."""
     return runners.gpus(stage) if os.environ.get("CSLM_GPUS") else int(stage.meta.get("gpus", 0))
 
 
@@ -143,9 +143,7 @@ def _environment(facts: run.Facts, cpus: int) -> dict[str, str]:
 
 
 def _upstream(stage: graph.Stage, stages: dict[str, graph.Stage], params: dict[str, Any]) -> list[str]:
-    return [
-        stages[name].address(item) for name in stage.upstream for item in _items(stages[name], params)
-    ]
+    return [stages[name].address(item) for name in stage.upstream for item in _items(stages[name], params)]
 
 
 def _items(stage: graph.Stage, params: dict[str, Any]) -> list[str] | list[None]:

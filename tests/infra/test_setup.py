@@ -27,7 +27,7 @@ def test_missing_system_packages_are_named_with_the_command(tmp_path: Path) -> N
     assert "apt-get install -y git make g++ python3 python3-venv python3-dev" in result.stderr
 
 
-@pytest.mark.parametrize("name", ["orchestrator", "components", "data", "dvc"])
+@pytest.mark.parametrize("name", ["orchestrator", "components", "data", "dvc", "kubeflow"])
 def test_lock_pins_every_wish_exactly_and_by_hash(name: str) -> None:
     lock = _locked(name)
     wishes = (CHECKOUT / "requirements" / f"{name}.in").read_text()
