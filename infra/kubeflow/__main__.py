@@ -33,15 +33,19 @@ def main() -> int:
     here = parser.parse_args().local
     profile = os.environ.get("PROFILE") or parameters.DEFAULT_PROFILE
     folder = places.home() / "dvc-cache"
-    remote = os.environ.setdefault(REMOTE, "") or str(folder)
+    remote = os.environ.get(REMOTE) or str(folder)
     if here and "://" in remote:
         return _fail(
             f"kfp.local gives its containers no keys, so they cannot share {remote}: unset {REMOTE}, or name a "
             "folder",
             2,
         )
+    if "://" not in remote:
+        remote = str(Path(remote).absolute())
+        Path(remote).mkdir(parents=True, exist_ok=True)
     os.environ[REMOTE] = remote
-    folder.mkdir(parents=True, exist_ok=True)
+    if here:
+        os.environ.pop("CSLM_CHECKPOINTS", None)  # for which containers here have no keys either
     try:
         overrides = parameters.given(os.environ.get("SET", ""))
     except parameters.BadParameters as error:

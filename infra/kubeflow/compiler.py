@@ -27,14 +27,18 @@ def main() -> int:
 
 
 def pipeline_of(plan: dict[str, Any]) -> Any:
-    """The pipeline of a plan. Its one parameter is the remote, so that a copy of it can be named instead."""
+    """The pipeline of a plan. Its one parameter is the remote, so that a copy of it can be named instead.
+
+    Its output is the last task's: so kfp.local notices too if that one failed in its first moment.
+    """
 
     @dsl.pipeline(name=plan["name"], description=plan["description"])
-    def pipeline(remote: str = plan["remote"]) -> None:
+    def pipeline(remote: str = plan["remote"]) -> str:
         made: dict[str, dsl.PipelineTask] = {}
         for task in plan["tasks"]:
             upstream = {name: made[name].outputs["outputs"] for name in task["upstream"]}
             made[task["name"]] = made_of(task, plan, upstream, remote)
+        return made[plan["tasks"][-1]["name"]].outputs["outputs"]
 
     return pipeline
 

@@ -37,10 +37,12 @@ def main() -> int:
             f"no container engine answers at {os.environ.get('DOCKER_HOST') or 'its usual place'}: start "
             f"dockerd, or podman system service, and name it in DOCKER_HOST ({error})"
         )
-    if missing := sorted(_images(arguments.pipeline) - present):
+    containers = _containers(arguments.pipeline)
+    if missing := sorted({each["image"] for each in containers} - present):
         return _fail(f"the image {missing[0]} is not there: `make images` builds it")
+    tracked = any(each["name"] == "MLFLOW_TRACKING_URI" for each in containers[0]["env"])
     local.init(
-        local.DockerRunner(**_container(arguments.remote, rootless)),
+        local.DockerRunner(**_options(arguments.remote, rootless, tracked)),
         pipeline_root=str(arguments.outputs),
         enable_caching=True,
         cache_root=str(arguments.remote / CACHE),
@@ -49,18 +51,18 @@ def main() -> int:
     warnings.filterwarnings("ignore", message=".*have no effect in the current local runner.*")
     try:
         components.load_component_from_file(str(arguments.pipeline))(remote=str(arguments.remote))
-    except (RuntimeError, DockerException) as error:
+    except (RuntimeError, ValueError, DockerException) as error:
         return _fail(f"{error} (what it said stands above)")
     return 0
 
 
-def _images(pipeline: Path) -> set[str]:
+def _containers(pipeline: Path) -> list[dict[str, Any]]:
     spec = next(yaml.safe_load_all(pipeline.read_text("utf-8")))
-    return {each["container"]["image"] for each in spec["deploymentSpec"]["executors"].values()}
+    return [each["container"] for each in spec["deploymentSpec"]["executors"].values()]
 
 
-def _container(remote: Path, rootless: bool) -> dict[str, Any]:
-    """What kfp.local starts every container with: no rights, no network, the remote to write to."""
+def _options(remote: Path, rootless: bool, tracked: bool) -> dict[str, Any]:
+    """What every container is started with: no rights, the remote to write to, a network for MLflow alone."""
     return {
         # Else the command of a task would be arguments of its image's own.
         "entrypoint": "/usr/bin/env",
@@ -68,7 +70,7 @@ def _container(remote: Path, rootless: bool) -> dict[str, Any]:
         "mounts": [Mount(str(remote), str(remote), "bind")],
         "read_only": True,
         "tmpfs": {"/tmp": ""},
-        "network_mode": "none",
+        "network_mode": "host" if tracked else "none",
         "cap_drop": ["ALL"],
         "security_opt": ["no-new-privileges"],
         "pids_limit": MAX_PROCESSES,

@@ -100,6 +100,10 @@ def test_a_stage_finds_what_others_have_made_and_nobody_does_it_twice(
     assert registered.returncode == 0, registered.stderr
     assert "registered toy with 0.043" in registered.stdout  # (21 * 2 + 1) / 1000
 
+    gathered = toy.states(toy.pipeline(project, "gathered", remote, ref="main"))
+    states = [state for stage, state in gathered.items() if stage != "commit"]
+    assert states == ["cached"] * 3, "make demo REF= does again what tasks have done"
+
 
 def test_code_that_nobody_shared_is_an_error_that_says_so(project: Path, remote: Path, tmp_path: Path) -> None:
     ended = _task(project, tmp_path / "home", remote, "f" * 40, "--stage", "double")
