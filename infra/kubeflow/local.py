@@ -20,9 +20,11 @@ import yaml
 from docker.errors import DockerException
 from docker.types import Mount
 from kfp import components, local
+from requests import RequestException
 
 SHARED_MEMORY_B = 2**30
 MAX_PROCESSES = 4096
+UNREACHABLE = (DockerException, RequestException)
 CACHE = "kubeflow-cache"
 
 
@@ -32,7 +34,7 @@ def main() -> int:
         client = docker.from_env()
         rootless = any("rootless" in option for option in client.info().get("SecurityOptions") or [])
         present = {tag for image in client.images.list() for tag in image.tags}
-    except DockerException as error:
+    except UNREACHABLE as error:
         return _fail(
             f"no container engine answers at {os.environ.get('DOCKER_HOST') or 'its usual place'}: start "
             f"dockerd, or podman system service, and name it in DOCKER_HOST ({error})"
@@ -51,7 +53,7 @@ def main() -> int:
     warnings.filterwarnings("ignore", message=".*have no effect in the current local runner.*")
     try:
         components.load_component_from_file(str(arguments.pipeline))(remote=str(arguments.remote))
-    except (RuntimeError, ValueError, DockerException) as error:
+    except (RuntimeError, ValueError, *UNREACHABLE) as error:
         return _fail(f"{error} (what it said stands above)")
     return 0
 
