@@ -8,6 +8,7 @@ does: here beside the outputs that it tells of, in the remote. The remote is a f
 """
 
 import argparse
+import functools
 import logging
 import os
 import sys
@@ -24,6 +25,8 @@ from requests import RequestException
 
 SHARED_MEMORY_B = 2**30
 MAX_PROCESSES = 4096
+SILENCE_S = 24 * 3600
+"""How long a task may print nothing."""
 UNREACHABLE = (DockerException, RequestException)
 CACHE = "kubeflow-cache"
 
@@ -43,6 +46,8 @@ def main() -> int:
     if missing := sorted({each["image"] for each in containers} - present):
         return _fail(f"the image {missing[0]} is not there: `make images` builds it")
     tracked = any(each["name"] == "MLFLOW_TRACKING_URI" for each in containers[0]["env"])
+    # kfp.local asks for a client without arguments, which gives up on a task that says nothing for a minute.
+    docker.from_env = functools.partial(docker.from_env, timeout=SILENCE_S)
     local.init(
         local.DockerRunner(**_options(arguments.remote, rootless, tracked)),
         pipeline_root=str(arguments.outputs),
