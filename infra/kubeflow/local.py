@@ -58,8 +58,10 @@ def main() -> int:
     warnings.filterwarnings("ignore", message=".*have no effect in the current local runner.*")
     try:
         components.load_component_from_file(str(arguments.pipeline))(remote=str(arguments.remote))
-    except (RuntimeError, ValueError, *UNREACHABLE) as error:
-        return _fail(f"{error} (what it said stands above)")
+    except ValueError as error:  # of a container that was gone before its exit code was asked for
+        return _fail(f"a task failed, though kfp.local calls it a success: {error} What it said stands above")
+    except (RuntimeError, *UNREACHABLE) as error:
+        return _fail(f"{error} What it said stands above")
     return 0
 
 
