@@ -86,9 +86,13 @@ with DAG(
     train = TriggerDagRunOperator(
         task_id="train",
         trigger_dag_id="cslm_train",
+        trigger_run_id="{{ run_id }}",  # who clears this task goes on with the same training
+        reset_dag_run=True,
+        retries=0,  # the training has its own
         conf="{{ ti.xcom_pull('check')['conf'] | tojson }}",
         wait_for_completion=True,
         deferrable=True,
+        poke_interval=30,
         execution_timeout=LONGEST,
     )
     facts >> train >> compare(facts)
