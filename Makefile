@@ -7,14 +7,15 @@ $(error a path with blanks cannot be used: this checkout is "$(CURDIR)", CSLM_HO
 endif
 export PYTHONPATH := $(CURDIR)
 export CSLM_HOME := $(abspath $(or $(CSLM_HOME),var))
-export AIRFLOW_PORT MLFLOW_PORT PROFILE SET FORCE REF RUN BASE CSLM_DVC_REMOTE CSLM_RUNNER
+export AIRFLOW_PORT MLFLOW_PORT CHAT_PORT PROFILE SET FORCE REF RUN BASE CSLM_DVC_REMOTE CSLM_RUNNER
 # Libraries keep their caches here, not in the home folder.
 export XDG_CACHE_HOME := $(CSLM_HOME)/cache
 export XDG_CONFIG_HOME := $(CSLM_HOME)/config
 PYTEST := -m pytest -q --durations=5
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo from-scratch ablations chat dags history images kubeflow kubeflow-local up down test test-slow test-orchestrator test-components lint clean
+.PHONY: help setup demo from-scratch ablations chat dags history images kubeflow kubeflow-local up down compose compose-down \
+	test test-slow test-orchestrator test-components lint clean
 
 help:  ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | awk -F'\t' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -40,7 +41,7 @@ history: setup  ## Who put which version into production, when and why (ON=2026-
 dags: setup  ## The DAGs, when they start, and whether they can be imported
 	@$(ORCHESTRATOR) -m infra.dags
 
-images: setup  ## Container images of the components, by podman or docker (ONLY='validate tokenize', FROM=python:3.11-slim)
+images: setup  ## Container images of the components and of Airflow, by podman or docker (ONLY='validate tokenize', FROM=python:3.11-slim)
 	@$(ORCHESTRATOR) -m infra.build_images $(ONLY) $(if $(FROM),--from $(FROM))
 
 # What needs one more environment than the two.
@@ -57,6 +58,12 @@ up: setup  ## Airflow and MLflow in the background (AIRFLOW_PORT=8080, MLFLOW_PO
 
 down:  ## Stop them
 	@$(ORCHESTRATOR) -m infra.services down
+
+compose: setup  ## All of it in containers: PostgreSQL, object store, MLflow, Airflow, chat page (CHAT_PORT=7860 and the above)
+	@$(ORCHESTRATOR) -m infra.compose up
+
+compose-down:  ## Stop those; what they keep stays in their volumes
+	@$(ORCHESTRATOR) -m infra.compose down
 
 test: setup  ## The test suite, but for what needs containers or an object store for the whole graph
 	@$(MAKE) --no-print-directory test-orchestrator test-components

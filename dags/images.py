@@ -26,13 +26,20 @@ ENVIRONMENT = (
 )
 """What defines the environments, torch's and the one without it."""
 
+ORCHESTRATOR = "orchestrator"
+"""Image of Airflow, DVC and MLflow's server, which is no component."""
+
 
 def name(component: str) -> str:
-    """Image of a component; CSLM_REGISTRY (registry.example.org/team) goes before it.
+    """Image of a component, or of the orchestrator; CSLM_REGISTRY (registry.example.org/team) goes before it.
 
     Raises:
         ValueError: the component has no Dockerfile.
     """
+    if component == ORCHESTRATOR:
+        folder = places.PROJECT / "infra" / "images"
+        lock = places.PROJECT / "requirements" / "orchestrator.txt"
+        return tagged("cslm-orchestrator", [folder / "orchestrator.Dockerfile", lock])
     dockerfile = places.PROJECT / "components" / component / "Dockerfile"
     if not dockerfile.exists():
         raise ValueError(f"there is no image {component!r}: {dockerfile} is not there")

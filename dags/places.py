@@ -56,8 +56,8 @@ def stage_log(run: str, stage: str) -> Path:
 
 
 def components_bin() -> Path:
-    """Folder of the components' Python."""
-    return PROJECT / ".venv" / "components" / "bin"
+    """Folder of the components' Python: `make setup`'s, or CSLM_COMPONENTS, as in the orchestrator's image."""
+    return Path(os.environ.get("CSLM_COMPONENTS") or PROJECT / ".venv" / "components" / "bin")
 
 
 def dvc_environment() -> dict[str, str]:

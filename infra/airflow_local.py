@@ -115,8 +115,11 @@ def only_demo() -> Iterator[bool]:
         yield True
 
 
-def migrate() -> None:
-    """Make the metadata database on first use, and bring an old one up to the installed Airflow."""
+def migrate(again: bool = False) -> None:
+    """Make the metadata database on first use, and bring an old one up to the installed Airflow.
+
+    It is looked at only if the database or Airflow is another one than last time, or `again`.
+    """
     home = places.home() / "airflow"
     home.mkdir(parents=True, exist_ok=True)
     from importlib.metadata import version
@@ -124,7 +127,7 @@ def migrate() -> None:
     which = hashlib.sha256(database().encode()).hexdigest()[:12]
     mark, done = f"{version('apache-airflow')} {which}", home / "migrated"
     lost = database().startswith("sqlite:") and not (home / "airflow.db").exists()
-    if done.exists() and done.read_text("utf-8") == mark and not lost:
+    if not again and done.exists() and done.read_text("utf-8") == mark and not lost:
         return
     result = subprocess.run(
         [*AIRFLOW, "db", "migrate"], env=environment(), capture_output=True, text=True, check=False

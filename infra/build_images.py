@@ -5,7 +5,8 @@ Run:  make images                       (python -m infra.build_images)
 
 First pip brings the wheels of the locked packages into CSLM_HOME/wheels and checks their hashes; then two
 environments are built of them, `torch` and the smaller `data`; then a thin image for every component, labelled
-with the git commit. Wheels and environments that are there already are not made again.
+with the git commit. Wheels and environments that are there already are not made again. `orchestrator` is no
+component: its image, on the environment `torch`, has Airflow, DVC and MLflow's server (infra/compose.yaml).
 """
 
 from __future__ import annotations
@@ -34,43 +35,78 @@ BASE = "docker.io/library/python:3.11-slim-bookworm"
 
 def main() -> int:
     """Build what is asked for; 1 and one line if something is missing."""
-    known = sorted(path.parent.name for path in (places.PROJECT / "components").glob("*/Dockerfile"))
+    components = (places.PROJECT / "components").glob("*/Dockerfile")
+    known = sorted([*(path.parent.name for path in components), images.ORCHESTRATOR])
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("components", nargs="*", metavar="NAME", help=f"{', '.join(known)}; without any: all")
     parser.add_argument("--from", dest="base", default=BASE, help="image with Python 3.11 (%(default)s)")
     arguments = parser.parse_args()
     if unknown := set(arguments.components) - set(known):
-        return _fail(f"no component {', '.join(sorted(unknown))} with an image; there are: {', '.join(known)}")
-    engine = os.environ.get("CONTAINER_ENGINE") or shutil.which("podman") or shutil.which("docker")
-    if engine is None:
-        return _fail("neither podman nor docker is here: sudo apt-get install -y podman runc")
+        return _fail(f"there is no image of {', '.join(sorted(unknown))}; there are: {', '.join(known)}")
     try:
-        for component in arguments.components or known:
-            _component(engine, component, arguments.base)
+        engine = container_engine()
+    except FileNotFoundError as error:
+        return _fail(str(error))
+    try:
+        for name in arguments.components or known:
+            began = time.monotonic()
+            build = _orchestrator if name == images.ORCHESTRATOR else _component
+            build(engine, name, arguments.base)
+            print(f"{images.name(name)}  ({time.monotonic() - began:.0f} s)", flush=True)
     except subprocess.CalledProcessError as error:
         return _fail(f"{' '.join(map(str, error.cmd[:3]))} ... ended with {error.returncode} (see above)")
     return 0
 
 
+def container_engine() -> str:
+    """CONTAINER_ENGINE, else podman, else docker.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    found = os.environ.get("CONTAINER_ENGINE") or shutil.which("podman") or shutil.which("docker")
+    if found is None:
+        raise FileNotFoundError("neither podman nor docker is here: sudo apt-get install -y podman runc")
+    return found
+
+
 def _component(engine: str, component: str, base: str) -> None:
-    began = time.monotonic()
+    """A thin image: the code of the components on the environment that this one needs."""
     dockerfile = places.PROJECT / "components" / component / "Dockerfile"
-    environment = _environment_of(dockerfile)
-    under = _environment(engine, environment, base)
-    image = images.name(component)
+    under = _environment(engine, _environment_of(dockerfile), base)
+    _build(
+        engine,
+        images.name(component),
+        dockerfile,
+        places.PROJECT,
+        {"ENVIRONMENT": under},
+        _labels(component),
+    )
+
+
+def _orchestrator(engine: str, name: str, base: str) -> None:
+    """The image of Airflow's services; built if it is not there on this environment."""
+    under = _environment(engine, "torch", base)
+    image = images.name(name)
+    if _base_of(engine, image) == under:
+        return
+    dockerfile = places.PROJECT / "infra" / "images" / "orchestrator.Dockerfile"
+    folder = _wheels(name, [name], [places.PROJECT / "requirements" / f"{name}.txt"])
+    _build(engine, image, dockerfile, folder, {"ENVIRONMENT": under}, _labels(name) | {LABEL: under})
+
+
+def _labels(title: str) -> dict[str, str]:
     commit = subprocess.run(
         ["git", "-C", str(places.PROJECT), "describe", "--always", "--abbrev=40", "--dirty"],
         capture_output=True,
         text=True,
         check=True,
     ).stdout.strip()
-    labels = {
-        "org.opencontainers.image.title": f"cslm {component}",
+    return {
+        "org.opencontainers.image.title": f"cslm {title}",
         "org.opencontainers.image.revision": commit,
         "org.opencontainers.image.created": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
     }
-    _build(engine, image, dockerfile, places.PROJECT, {"ENVIRONMENT": under}, labels)
-    print(f"{image}  ({time.monotonic() - began:.0f} s)", flush=True)
 
 
 def _environment_of(dockerfile: Path) -> str:
@@ -88,24 +124,24 @@ def _environment(engine: str, environment: str, base: str) -> str:
         return image
     print(f"images: environment {environment} on {base} ...", flush=True)
     dockerfile = places.PROJECT / "infra" / "images" / "environment.Dockerfile"
-    _build(
-        engine, image, dockerfile, _wheels(), {"BASE": base, "LOCK": ENVIRONMENTS[environment]}, {LABEL: base}
-    )
+    folder = _wheels("wheels", [*ENVIRONMENTS.values(), "dvc"], [])
+    _build(engine, image, dockerfile, folder, {"BASE": base, "LOCK": ENVIRONMENTS[environment]}, {LABEL: base})
     return image
 
 
-def _wheels() -> Path:
-    """Folder with all wheels that images are made of, lists of them, and uv to install them; whole or absent.
+def _wheels(title: str, locks: list[str], files: list[Path]) -> Path:
+    """Folder with the wheels of some locks, lists of them, and uv to install them; whole or absent.
 
-    The lists have no hashes: what is built here from source has another one than its source.
+    Another one is made where the environments' files or these change. The lists have no hashes: what is built
+    here from source has another one than its source.
     """
-    folder = places.home() / "wheels" / images.tagged("wheels", []).rpartition(":")[2]
+    folder = places.home() / "wheels" / images.tagged(title, files).rpartition(":")[2]
     if folder.exists():
         return folder
-    print("images: wheels of requirements/components.txt and requirements/dvc.txt ...", flush=True)
+    print(f"images: wheels of {', '.join(f'requirements/{name}.txt' for name in locks)} ...", flush=True)
     partial = folder.with_suffix(".partial")
     partial.mkdir(parents=True, exist_ok=True)
-    for name in (*ENVIRONMENTS.values(), "dvc"):
+    for name in locks:
         locked = _locked(name)
         (partial / f"{name}.txt").write_text("".join(f"{pin}\n" for pin in locked), "utf-8")
         if name != "data":  # whose packages are among those of the other
@@ -121,7 +157,7 @@ def _wheels() -> Path:
 def _locked(name: str) -> dict[str, str]:
     """The lock's packages, with their versions and hashes, but for those that only tests need."""
     folder = places.PROJECT / "requirements"
-    _, _, tests = (folder / f"{name}.in").read_text("utf-8").partition("# tests and types\n")
+    _, _, tests = (folder / f"{name}.in").read_text("utf-8").partition("# tests and ")
     locked = LOCKED.findall((folder / f"{name}.txt").read_text("utf-8"))
     return {pin: hashes for pin, hashes in locked if pin.partition("==")[0] not in tests.split()}
 

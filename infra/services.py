@@ -63,13 +63,13 @@ def up() -> int:
             check=True,
         )
         try:
-            _make_pools()
+            make_pools()
         except (ValueError, subprocess.CalledProcessError) as error:
             return _fail(str(error))
         return _start_all(ports)
 
 
-def _make_pools() -> None:
+def make_pools() -> None:
     """Airflow's pools of cores and GPUs.
 
     Raises:
@@ -86,10 +86,17 @@ def _make_pools() -> None:
     )
 
 
+def passwords() -> Path:
+    """The file in which Airflow keeps the password that it makes; nobody else may read it."""
+    path = places.home() / "airflow" / "passwords.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch(mode=0o600)
+    path.chmod(0o600)
+    return path
+
+
 def _start_all(ports: dict[str, int]) -> int:
-    passwords = places.home() / "airflow" / "passwords.json"
-    passwords.touch(mode=0o600)
-    passwords.chmod(0o600)
+    kept = passwords()
     airflow, mlflow = (f"http://127.0.0.1:{number}" for number in ports.values())
     tasks_port = _free_port()
     execution = f"http://127.0.0.1:{tasks_port}/execution/"
@@ -117,9 +124,9 @@ def _start_all(ports: dict[str, int]) -> int:
         _start(name, [*airflow_local.AIRFLOW, *arguments, *port], environment)
     print("waiting until Airflow and MLflow answer ...", flush=True)
     waiting: dict[str, Callable[[], bool]] = {
-        "mlflow": lambda: _get(f"{mlflow}/health") is not None,
-        "airflow-api-server": lambda: _airflow_healthy(airflow),
-        "airflow-execution-api": lambda: _get(f"{execution}health/ping") is not None,
+        "mlflow": lambda: get(f"{mlflow}/health") is not None,
+        "airflow-api-server": lambda: airflow_healthy(airflow),
+        "airflow-execution-api": lambda: get(f"{execution}health/ping") is not None,
     }
     deadline = time.monotonic() + START_S
     while waiting:
@@ -129,7 +136,7 @@ def _start_all(ports: dict[str, int]) -> int:
             return _give_up(next(iter(waiting)), f"no answer in {START_S} s")
         waiting = {name: ready for name, ready in waiting.items() if not ready()}
         time.sleep(1)
-    password = json.loads(passwords.read_text("utf-8"))["admin"]
+    password = json.loads(kept.read_text("utf-8"))["admin"]
     print(f"\nAirflow  {airflow}   user admin, password {password}\nMLflow   {mlflow}\n\nmake down stops them")
     return 0
 
@@ -203,8 +210,9 @@ def _give_up(name: str, why: str) -> int:
     return _fail(f"{name}: {why}. Its log, {_log(name)}, ends with:\n{tail}")
 
 
-def _airflow_healthy(url: str) -> bool:
-    health = _get(f"{url}/api/v2/monitor/health")
+def airflow_healthy(url: str) -> bool:
+    """Whether Airflow answers there, and hears of all its parts."""
+    health = get(f"{url}/api/v2/monitor/health")
     if health is None:
         return False
     parts = json.loads(health)
@@ -213,7 +221,8 @@ def _airflow_healthy(url: str) -> bool:
     )
 
 
-def _get(url: str) -> bytes | None:
+def get(url: str) -> bytes | None:
+    """What a server answers; None if it does not."""
     try:
         with urllib.request.urlopen(url, timeout=5) as answer:
             return bytes(answer.read())

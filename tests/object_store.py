@@ -4,6 +4,8 @@
         os.environ |= store.environment(WRITER)        # what boto3, DVC and MLflow read
         store.stop(); store.start()                    # the same data, the server away for a while
 
+In a container (tests/slow/compose):  python -m tests.object_store FOLDER PORT
+
 `WRITER` may do everything, `READER` is known and may do nothing, and every other key is refused.
 """
 
@@ -11,9 +13,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -21,7 +25,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).absolute().parents[1]
 LOCK = ROOT / "requirements" / "object-store.txt"
 ENVIRONMENT = ROOT / ".venv" / "object-store"
-START_S = 30
+START_S = 900
 BUCKET = "cslm"
 SERVERS = ("account", "container", "object")
 
@@ -54,7 +58,7 @@ use = egg:swift#{name}
 FILTERS = "catch_errors gatekeeper listing_formats bulk s3api tempauth copy slo dlo versioned_writes"
 PROXY = f"""\
 [DEFAULT]
-bind_ip = 127.0.0.1
+bind_ip = {{listens}}
 bind_port = {{port}}
 workers = 0
 swift_dir = {{folder}}
@@ -93,9 +97,13 @@ allow_versioned_writes = true
 class ObjectStore:
     """The server and its data in a folder; a bucket named `cslm` is there from the start."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, port: int | None = None) -> None:
+        """At a free port of 127.0.0.1, or at `port` of every address."""
         self._folder = folder
         self._ports = dict(zip(("proxy", *SERVERS), _free_ports(4), strict=True))
+        self._listens = "127.0.0.1"
+        if port is not None:
+            self._ports["proxy"], self._listens = port, "0.0.0.0"
         self._processes: list[subprocess.Popen[bytes]] = []
         self._configure()
 
@@ -141,7 +149,7 @@ class ObjectStore:
         self._processes.clear()
 
     def _configure(self) -> None:
-        _install()
+        install()
         (self._folder / "devices" / "d1").mkdir(parents=True)
         (self._folder / "swift.conf").write_text(
             "[swift-hash]\nswift_hash_path_suffix = cslm\n[storage-policy:0]\nname = one\ndefault = yes\n"
@@ -155,11 +163,11 @@ class ObjectStore:
                 )
             text = SERVER.format(name=name, port=self._ports[name], folder=self._folder)
             (self._folder / f"{name}-server.conf").write_text(text)
-        proxy = PROXY.format(port=self._ports["proxy"], folder=self._folder)
+        proxy = PROXY.format(listens=self._listens, port=self._ports["proxy"], folder=self._folder)
         (self._folder / "proxy-server.conf").write_text(proxy)
 
 
-def _install() -> None:
+def install() -> None:
     """An environment for the server: it shares no package with those of the project."""
     digest = hashlib.sha256(LOCK.read_bytes()).hexdigest()
     mark = ENVIRONMENT / ".lock-digest"
@@ -188,3 +196,15 @@ def _free_ports(count: int) -> list[int]:
     finally:
         for probe in probes:
             probe.close()
+
+
+def main() -> None:
+    """Serve until it is ended; what it had before is not taken up again."""
+    with ObjectStore(Path(tempfile.mkdtemp(dir=sys.argv[1])), int(sys.argv[2])) as store:
+        print(f"serving at {store.url}", flush=True)
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+        signal.pause()
+
+
+if __name__ == "__main__":
+    main()

@@ -8,6 +8,7 @@ Serves the version of the model that has the alias `production`, else `candidate
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -20,18 +21,41 @@ from components.stage import tracking_uri
 from cslm.conversation import Assistant
 
 ALIASES = ("production", "candidate")
+ASK_AGAIN_S = 15
 
 
 def main(
     name: Annotated[str, typer.Option(help="registered model")] = "cslm",
     host: Annotated[str, typer.Option(help="address to serve on")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="port to serve on")] = 7860,
+    wait: Annotated[bool, typer.Option("--wait", help="wait until a version is registered")] = False,
 ) -> None:
     """Serve the page until it is interrupted."""
+    if wait:
+        await_registered(name)
     assistant, title = open_registered(name)
     page = build(assistant, title)
     print(f"talk to {title}: http://{host}:{port}  (Ctrl-C ends)", flush=True)
     serve(page, host, port)
+
+
+def await_registered(name: str) -> None:
+    """Return as soon as a version has one of the aliases."""
+    if in_use(name) is None:
+        print(f"no version of {name} is registered at {tracking_uri()} yet: waiting for one", flush=True)
+    while in_use(name) is None:
+        time.sleep(ASK_AGAIN_S)
+
+
+def in_use(name: str) -> tuple[str, str] | None:
+    """Alias and number of the version to serve; None if there is none, or the registry does not answer."""
+    client = MlflowClient(tracking_uri())
+    for alias in ALIASES:
+        try:
+            return alias, client.get_model_version_by_alias(name, alias).version
+        except mlflow.MlflowException:
+            continue
+    return None
 
 
 def open_registered(name: str) -> tuple[Assistant, str]:
@@ -41,18 +65,15 @@ def open_registered(name: str) -> tuple[Assistant, str]:
         SystemExit: no version has one of the aliases, or it cannot speak.
     """
     mlflow.set_tracking_uri(tracking_uri())
-    client = MlflowClient()
-    for alias in ALIASES:
-        try:
-            version = client.get_model_version_by_alias(name, alias)
-        except mlflow.MlflowException:
-            continue
-        folder = Path(mlflow.artifacts.download_artifacts(f"models:/{name}@{alias}")) / "artifacts"
-        if not (folder / "decoder").is_dir():
-            sys.exit(f"{name} version {version.version} ({alias}) has no speech decoder; run make demo again")
-        assistant = Assistant.load(folder / "model", folder / "tokenizer", folder / "decoder")
-        return assistant, f"{name} version {version.version} ({alias})"
-    sys.exit(f"no version of {name} is registered at {tracking_uri()}; make one first: make demo")
+    found = in_use(name)
+    if found is None:
+        sys.exit(f"no version of {name} is registered at {tracking_uri()}; make one first: make demo")
+    alias, version = found
+    folder = Path(mlflow.artifacts.download_artifacts(f"models:/{name}@{alias}")) / "artifacts"
+    if not (folder / "decoder").is_dir():
+        sys.exit(f"{name} version {version} ({alias}) has no speech decoder; run make demo again")
+    assistant = Assistant.load(folder / "model", folder / "tokenizer", folder / "decoder")
+    return assistant, f"{name} version {version} ({alias})"
 
 
 if __name__ == "__main__":

@@ -191,12 +191,14 @@ def _gpus(count: int) -> list[DeviceRequest] | None:
 
 
 def _network(stage: str) -> str:
-    """The machine's network if the stage has somebody to speak to on it, else none."""
+    """CSLM_NETWORK, or the machine's network, if the stage has somebody to speak to on it; else none."""
     remote = (
         "".join(os.environ.get(name, "") for name in STORES) + places.tracking_uri() + places.artifacts_uri()
     )
     judge = stage == container.JUDGED and os.environ.get(container.JUDGE_KEY)
-    return "host" if judge or re.search(r"(?<!file)(?<!sqlite)://", remote) else "none"
+    if not judge and not re.search(r"(?<!file)(?<!sqlite)://", remote):
+        return "none"
+    return os.environ.get("CSLM_NETWORK") or "host"
 
 
 def _mounts() -> list[Mount]:

@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 from playwright.sync_api import Page, expect, sync_playwright
 
+from components.chat import __main__ as command
 from components.chat.__main__ import open_registered
 from components.chat.page import FIRST, OWN, answers, build, serve
 from cslm.conversation import Assistant, History
@@ -112,3 +114,22 @@ def test_without_a_registered_model_it_says_how_to_make_one(
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     with pytest.raises(SystemExit, match=r"no version of cslm is registered .* make demo"):
         open_registered("cslm")
+
+
+def test_it_can_wait_for_the_first_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    registry = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    waited = []
+
+    def sleep(seconds: float) -> None:
+        waited.append(seconds)
+        if len(waited) == 1:
+            registry.create_registered_model("cslm")
+            registry.create_model_version("cslm", tmp_path.as_uri())  # without an alias nobody uses it
+        else:
+            registry.set_registered_model_alias("cslm", "candidate", "1")
+
+    monkeypatch.setattr(command.time, "sleep", sleep)
+    command.await_registered("cslm")
+    assert len(waited) == 2
+    assert command.in_use("cslm") == ("candidate", 1)

@@ -84,6 +84,8 @@ def test_a_container_is_told_of_the_run_and_of_no_secret_of_airflow(
         ({"CSLM_CHECKPOINTS": "s3://bucket/checkpoints"}, "host"),
         ({"MLFLOW_TRACKING_URI": "postgresql://mlflow@db/mlflow"}, "host"),
         ({"CSLM_JUDGE_API_KEY": "key"}, "none"),
+        ({"CSLM_NETWORK": "cslm", "MLFLOW_TRACKING_URI": "http://mlflow:5000"}, "cslm"),
+        ({"CSLM_NETWORK": "cslm"}, "none"),
     ],
 )
 def test_a_stage_has_the_network_only_if_it_needs_it(

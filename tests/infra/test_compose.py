@@ -1,0 +1,179 @@
+"""infra/compose.yaml as a compose tool reads it, and what `make compose` makes for it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+import yaml
+
+from dags import images, places
+from dags.runners import container, docker
+from infra import build_images, compose, contained
+from tests.postgres import Postgres, programs
+
+TOOL = shutil.which(
+    "podman-compose", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+)
+OPERATORS = (places.PROJECT / "docs" / "operators.md").read_text("utf-8")
+PINNED = re.compile(r"docker\.io/[a-z/]+:\d+\.\d+[a-z0-9.-]*")
+ENDS = {"prepare"}
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A CSLM_HOME, and the socket of an engine."""
+    monkeypatch.setenv("CSLM_HOME", str(tmp_path / "var"))
+    for name in (*compose.PORTS, "CSLM_REGISTRY", "COMPOSE_PROJECT_NAME"):
+        monkeypatch.delenv(name, raising=False)
+    with socket.socket(socket.AF_UNIX) as engine:
+        engine.bind(str(tmp_path / "engine.sock"))
+        monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/engine.sock")
+        yield tmp_path / "var"
+
+
+@pytest.fixture
+def values(home: Path) -> dict[str, str]:
+    return compose.settings("docker")
+
+
+@pytest.fixture
+def services(values: dict[str, str]) -> dict[str, Any]:
+    """All services as the tool resolves them."""
+    if TOOL is None:
+        pytest.skip("no podman-compose here: make setup")
+    command = [TOOL, "--dry-run", "--env-file", str(compose.environment_file()), "--file", str(compose.FILE)]
+    read = subprocess.run(
+        [*command, "--profile", compose.PREPARE, "config"], capture_output=True, text=True, check=False
+    )
+    assert read.returncode == 0, read.stderr
+    assert "must be set" not in read.stderr
+    found = yaml.safe_load(read.stdout)["services"]
+    assert {"postgres", "store", "mlflow", "chat", "airflow-api", "airflow-triggerer"} <= set(found)
+    return dict(found)
+
+
+def test_every_image_is_built_here_or_pinned(services: dict[str, Any]) -> None:
+    usage = subprocess.run(
+        [sys.executable, "-m", "infra.build_images", "--help"], capture_output=True, text=True, check=True
+    ).stdout
+    own = {images.name(name) for name in compose.IMAGES.values()}
+    for name in compose.IMAGES.values():
+        assert re.search(rf"\b{name}\b", usage), f"make images builds no {name}"
+    for name, service in services.items():
+        assert service["image"] in own or PINNED.fullmatch(service["image"]), f"{name}: {service['image']}"
+
+
+def test_nothing_is_open_but_pages_of_this_machine(services: dict[str, Any], values: dict[str, str]) -> None:
+    ports = {name: service["ports"] for name, service in services.items() if "ports" in service}
+    assert ports == {
+        "airflow-api": ["127.0.0.1:8080:8080"],
+        "mlflow": ["127.0.0.1:5000:5000"],
+        "chat": ["127.0.0.1:7860:7860"],
+    }
+    assert all("network_mode" not in service for service in services.values())
+    reach = {name for name, service in services.items() if values["CSLM_SOCKET"] in str(service.get("volumes"))}
+    assert reach == {"airflow-scheduler"}, "who reaches the engine's socket can do everything"
+
+
+def test_every_service_is_guarded_limited_and_watched(services: dict[str, Any]) -> None:
+    for name, service in services.items():
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert not service.get("privileged"), name
+        assert service["mem_limit"], name
+        assert service["pids_limit"], name
+        assert service["restart"] == ("no" if name in ENDS else "unless-stopped"), name
+        assert service["healthcheck"].get("disable", False) is (name in ENDS), name
+        assert name in ENDS or service["healthcheck"]["test"][0] == "CMD", name
+    writable = {name for name, service in services.items() if not service["read_only"]}
+    assert writable == {"postgres", "store", "chat"}
+
+
+def test_every_variable_is_documented() -> None:
+    text = compose.FILE.read_text("utf-8")
+    names = re.findall(r"\$\{([A-Z_]+)", text) + re.findall(r"^ +(CSLM_[A-Z_]+):", text, re.MULTILINE)
+    for name in set(names):
+        assert f"`{name}`" in OPERATORS, name
+
+
+def test_passwords_are_made_once_and_nobody_else_reads_them(home: Path) -> None:
+    first = compose.settings("docker")
+    path = compose.environment_file()
+    assert path.stat().st_mode & 0o777 == 0o600
+    secrets = [first[name] for name in compose.SECRETS]
+    assert len(set(secrets)) == len(secrets)
+    assert min(map(len, secrets)) >= 32
+    assert compose.settings("docker") == first
+    assert f"CSLM_MLFLOW_PASSWORD={first['CSLM_MLFLOW_PASSWORD']}\n" in path.read_text("utf-8")
+
+
+def test_a_stage_gets_no_password_that_it_does_not_need(
+    services: dict[str, Any], values: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in services["airflow-scheduler"]["environment"].items():
+        monkeypatch.setenv(name, value)
+    facts = {"run": "r", "commit": "c", "mlflow_run": "m"}
+    told = " ".join(container.environment(places.stage_environment(facts), 1, "validate").values())
+    known = {name for name in compose.SECRETS if values[name] in told}
+    assert known == {"CSLM_STORE_KEY", "CSLM_STORE_SECRET", "CSLM_MLFLOW_PASSWORD"}
+    path = compose.environment_file()
+    hidden = [mount for mount in docker._mounts() if path.is_relative_to(mount["Target"])]
+    assert hidden[-1]["Source"] == str(places.home() / "run" / "nothing"), (
+        "of two mounts the deeper one is seen"
+    )
+    assert docker._network("validate") == "cslm", "where the store is"
+
+
+def test_what_is_missing_is_said(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine = tmp_path / "docker"
+    engine.write_text('#!/bin/sh\n[ "$1 $2" != "image inspect" ]\n')
+    engine.chmod(0o700)
+    monkeypatch.setenv("CONTAINER_ENGINE", str(engine))
+    monkeypatch.setattr(sys, "argv", ["compose", "up"])
+    assert compose.main() == 1
+    assert "make images ONLY='orchestrator'" in capsys.readouterr().err
+    monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:2375")
+    assert compose.main() == 1
+    assert "no container engine listens at tcp://127.0.0.1:2375" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(programs() is None, reason="needs PostgreSQL: apt-get install postgresql")
+def test_airflow_and_mlflow_have_a_database_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Postgres() as server:
+        where = {"host": "127.0.0.1", "port": server.port}
+        variables = {
+            "PGHOST": "127.0.0.1",
+            "PGPORT": str(server.port),
+            "PGUSER": "postgres",
+            **server.environment,
+        }
+        variables |= {variable: f"first-{role}" for role, variable in contained.ROLES.items()}
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        contained._make_databases()
+        with psycopg.connect(**where, user="mlflow", password="first-mlflow", dbname="mlflow") as own:
+            own.execute("CREATE TABLE runs (id int)")
+        with pytest.raises(psycopg.OperationalError):
+            psycopg.connect(**where, user="mlflow", password="first-airflow", dbname="airflow")
+        monkeypatch.setenv(contained.ROLES["mlflow"], "it's another")
+        contained._make_databases()
+        with psycopg.connect(**where, user="mlflow", password="it's another", dbname="mlflow") as own:
+            assert own.execute("SELECT count(*) FROM runs").fetchone() == (0,), "what was there stays"
+
+
+def test_the_orchestrators_image_has_no_tests_and_linters() -> None:
+    packages = {pin.partition("==")[0] for pin in build_images._locked("orchestrator")}
+    assert {"apache-airflow", "dvc", "mlflow", "flask-wtf"} <= packages
+    assert not {"pytest", "ruff", "import-linter"} & packages
