@@ -86,7 +86,8 @@ def _make_databases() -> None:
                 server.execute(sql.SQL("CREATE ROLE {}").format(name))
             server.execute(sql.SQL("ALTER ROLE {} LOGIN PASSWORD {}").format(name, password))
             if not server.execute("SELECT 1 FROM pg_database WHERE datname = %s", [role]).fetchone():
-                server.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(name, name))
+                utf8 = sql.SQL("CREATE DATABASE {} OWNER {} ENCODING 'UTF8' TEMPLATE template0")
+                server.execute(utf8.format(name, name))
 
 
 def _make_bucket() -> None:

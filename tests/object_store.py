@@ -25,7 +25,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).absolute().parents[1]
 LOCK = ROOT / "requirements" / "object-store.txt"
 ENVIRONMENT = ROOT / ".venv" / "object-store"
-START_S = 900
+START_S = 120
 BUCKET = "cslm"
 SERVERS = ("account", "container", "object")
 

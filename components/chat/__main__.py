@@ -52,7 +52,7 @@ def in_use(name: str) -> tuple[str, str] | None:
     client = MlflowClient(tracking_uri())
     for alias in ALIASES:
         try:
-            return alias, client.get_model_version_by_alias(name, alias).version
+            return alias, str(client.get_model_version_by_alias(name, alias).version)
         except mlflow.MlflowException:
             continue
     return None

@@ -132,4 +132,4 @@ def test_it_can_wait_for_the_first_model(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(command.time, "sleep", sleep)
     command.await_registered("cslm")
     assert len(waited) == 2
-    assert command.in_use("cslm") == ("candidate", 1)
+    assert command.in_use("cslm") == ("candidate", "1")

@@ -29,24 +29,25 @@ PINNED = re.compile(r"docker\.io/[a-z/]+:\d+\.\d+[a-z0-9.-]*")
 ENDS = {"prepare"}
 
 
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A CSLM_HOME, and the socket of an engine."""
-    monkeypatch.setenv("CSLM_HOME", str(tmp_path / "var"))
-    for name in (*compose.PORTS, "CSLM_REGISTRY", "COMPOSE_PROJECT_NAME"):
-        monkeypatch.delenv(name, raising=False)
-    with socket.socket(socket.AF_UNIX) as engine:
-        engine.bind(str(tmp_path / "engine.sock"))
-        monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/engine.sock")
-        yield tmp_path / "var"
+    folder = tmp_path_factory.mktemp("compose")
+    with pytest.MonkeyPatch.context() as patch, socket.socket(socket.AF_UNIX) as engine:
+        patch.setenv("CSLM_HOME", str(folder / "var"))
+        for name in (*compose.PORTS, "CSLM_REGISTRY", "COMPOSE_PROJECT_NAME"):
+            patch.delenv(name, raising=False)
+        engine.bind(str(folder / "engine.sock"))
+        patch.setenv("DOCKER_HOST", f"unix://{folder}/engine.sock")
+        yield folder / "var"
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def values(home: Path) -> dict[str, str]:
     return compose.settings("docker")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def services(values: dict[str, str]) -> dict[str, Any]:
     """All services as the tool resolves them."""
     if TOOL is None:
@@ -171,6 +172,7 @@ def test_airflow_and_mlflow_have_a_database_each(monkeypatch: pytest.MonkeyPatch
         contained._make_databases()
         with psycopg.connect(**where, user="mlflow", password="it's another", dbname="mlflow") as own:
             assert own.execute("SELECT count(*) FROM runs").fetchone() == (0,), "what was there stays"
+            assert own.execute("SHOW server_encoding").fetchone() == ("UTF8",)
 
 
 def test_the_orchestrators_image_has_no_tests_and_linters() -> None:

@@ -64,13 +64,14 @@ def service(folder: Path) -> Iterator[dict[str, str]]:
         process.wait()
 
 
-def build(clone: Path, engine: dict[str, str]) -> dict[str, str]:
-    """Component -> its image, for all stages."""
+def build(clone: Path, engine: dict[str, str], wanted: list[str] | None = None) -> dict[str, str]:
+    """Component -> its image, for all stages or what is wanted."""
+    names = IMAGES if wanted is None else wanted
     variables = environment(clone) | engine
     if subprocess.run(["podman", "image", "exists", BASE], env=variables, check=False).returncode:
         subprocess.run([ROOT / "infra" / "images" / "base.sh"], env=variables, check=True)
     result = subprocess.run(
-        [ORCHESTRATOR, "-m", "infra.build_images", *IMAGES, "--from", BASE],
+        [ORCHESTRATOR, "-m", "infra.build_images", *names, "--from", BASE],
         cwd=clone,
         env=variables,
         capture_output=True,
@@ -78,9 +79,9 @@ def build(clone: Path, engine: dict[str, str]) -> dict[str, str]:
         check=False,
     )
     assert result.returncode == 0, result.stdout + result.stderr
-    names = [line.split()[0] for line in result.stdout.splitlines() if line.startswith("localhost/cslm-")]
-    assert len(names) == len(IMAGES)
-    return dict(zip(IMAGES, names, strict=True))
+    built = [line.split()[0] for line in result.stdout.splitlines() if line.startswith("localhost/cslm-")]
+    assert len(built) == len(names)
+    return dict(zip(names, built, strict=True))
 
 
 def run(engine: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
