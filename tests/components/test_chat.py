@@ -6,6 +6,7 @@ import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from mlflow import MlflowClient
@@ -129,7 +130,7 @@ def test_it_can_wait_for_the_first_model(tmp_path: Path, monkeypatch: pytest.Mon
         else:
             registry.set_registered_model_alias("cslm", "candidate", "1")
 
-    monkeypatch.setattr(command.time, "sleep", sleep)
+    monkeypatch.setattr(command, "time", SimpleNamespace(sleep=sleep))  # others sleep too
     command.await_registered("cslm")
     assert len(waited) == 2
     assert command.in_use("cslm") == ("candidate", "1")

@@ -179,3 +179,9 @@ def test_the_orchestrators_image_has_no_tests_and_linters() -> None:
     packages = {pin.partition("==")[0] for pin in build_images._locked("orchestrator")}
     assert {"apache-airflow", "dvc", "mlflow", "flask-wtf"} <= packages
     assert not {"pytest", "ruff", "import-linter"} & packages
+
+
+@pytest.mark.parametrize("lock", [*build_images.ENVIRONMENTS.values(), "dvc", "orchestrator"])
+def test_every_environment_has_the_client_of_the_store(lock: str) -> None:
+    """MLflow and DVC import it only when they are asked for a file in a store."""
+    assert {"boto3", "aiobotocore"} & {pin.partition("==")[0] for pin in build_images._locked(lock)}
