@@ -62,7 +62,10 @@ def of_version(model: str, version: str) -> tuple[dict[str, Any], dict[str, byte
     overrides, files = {}, {}
     for section, output in OUTPUTS.items():
         if output not in outs:
-            raise CannotContinue(f"dvc.lock of its run has no {output}: version {found.version} is not whole")
+            raise CannotContinue(
+                f"dvc.lock of runs/{found.tags['pipeline_run']} has no {output}: version {found.version} "
+                "is not whole"
+            )
         name = output.rpartition("/")[2]
         pointer = {"outs": [outs[output] | {"path": name}]}
         files[f"{FOLDER}/{name}.dvc"] = yaml.safe_dump(pointer, sort_keys=False).encode()
