@@ -113,13 +113,18 @@ def _unpack_code(repo: Repo, tree: str, workspace: Path) -> None:
 
 
 def _digests(repo: Repo, address: str) -> dict[str, str]:
-    """Path -> DVC's digest of each output that other stages may read."""
+    """Path -> DVC's digest of each output that another stage reads: a report differs each time it is made."""
     from dvc.repo import lock_repo
 
     [stage] = repo.stage.collect(address)
     with lock_repo(repo):
         stage.save()
-    return {out.def_path: str(out.hash_info.value) for out in stage.outs if not (out.metric or out.plot)}
+    read = {Path(dep.def_path) for each in repo.index.stages for dep in each.deps}
+    return {
+        out.def_path: str(out.hash_info.value)
+        for out in stage.outs
+        if any(dep.is_relative_to(out.def_path) or Path(out.def_path).is_relative_to(dep) for dep in read)
+    }
 
 
 def _arguments() -> argparse.Namespace:
