@@ -107,7 +107,14 @@ def _unpack_code(repo: Repo, tree: str, workspace: Path) -> None:
             f"{os.environ[dvc_stage.REMOTE]} has no {code_file(tree)}: `make kubeflow` with that "
             f"{dvc_stage.REMOTE} brings the code there"
         ) from error
-    with tarfile.open(archive) as file:
+    with tarfile.open(archive) as file:  # of Debian 12's Python, which knows no filter for members yet
+        root = workspace.resolve()
+        outside = [each.name for each in file if not (root / each.name).resolve().is_relative_to(root)]
+        if outside:
+            raise dvc_stage.Missing(
+                f"{code_file(tree)} of {os.environ[dvc_stage.REMOTE]} holds {outside[0]}, which lies outside "
+                "of the workspace: it is not what `make kubeflow` brings there"
+            )
         file.extractall(workspace)
     archive.unlink()
 
