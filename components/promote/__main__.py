@@ -171,6 +171,8 @@ def describe(
 ) -> Iterator[str]:
     """Markdown for the person who decides."""
     against = f" against version {current.version}" if current else f": {FIRST}"
+    if current and PRODUCTION in current.aliases:
+        against += ", which is in production"
     yield f"**Version {candidate.version}** of {candidate.name}{against}"
     yield ""
     for tag in ("git_commit", "data_version", "profile", "pipeline_run"):

@@ -215,6 +215,8 @@ def test_any_two_versions_can_be_compared_and_nothing_moves(store: Path) -> None
     assert code == 0
     [line] = [line for line in text.splitlines() if line.startswith("| asr.en.wer | 0.9 | 0.05 |")]
     assert line.endswith("| WORSE |")
+    assert "against version 1\n" in text
+    assert "against version 2, which is in production" in promote("compare", "--against", "2")[1]
     assert (at("candidate"), at("production"), at("staging")) == (3, 2, None)
     assert promote("compare", "--against", "9")[0] == 1
 
