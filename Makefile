@@ -12,6 +12,8 @@ export AIRFLOW_PORT MLFLOW_PORT CHAT_PORT PROFILE SET FORCE REF RUN BASE CSLM_DV
 export XDG_CACHE_HOME := $(CSLM_HOME)/cache
 export XDG_CONFIG_HOME := $(CSLM_HOME)/config
 PYTEST := -m pytest -q --durations=5
+# Two test files at a time, each on one core: the libraries' own threads would wait for one another.
+TWO := -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo from-scratch ablations chat dags history images kubeflow kubeflow-local up down compose compose-down \
@@ -72,10 +74,10 @@ test-slow: setup  ## The whole graph in containers, in pods, and with everything
 	@$(COMPONENTS) $(PYTEST) tests/slow
 
 test-orchestrator:  ## Tests of dags/ and infra/
-	@$(ORCHESTRATOR) $(PYTEST) tests/dags tests/infra
+	@OMP_NUM_THREADS=1 $(ORCHESTRATOR) $(PYTEST) $(TWO) tests/dags tests/infra
 
 test-components:  ## Tests of cslm/, components/ and the whole
-	@$(COMPONENTS) $(PYTEST) $(wildcard tests/cslm tests/components tests/end_to_end)
+	@OMP_NUM_THREADS=1 $(COMPONENTS) $(PYTEST) $(TWO) $(wildcard tests/cslm tests/components tests/end_to_end)
 
 lint: setup  ## ruff, mypy, import directions, YAML, Markdown
 	@$(ORCHESTRATOR) -m ruff check . && $(ORCHESTRATOR) -m ruff format --check .
