@@ -99,9 +99,10 @@ class Validate(Section):
 
 class TrainTokenizer(Section):
     checkpoint: str | None = None
-    """Folder of a trained tokenizer to continue from; null starts from random weights."""
+    """Folder of a trained tokenizer to continue from, or of CosyVoice's; null starts from random weights."""
     steps: Steps = 0
-    """Optimiser steps; 0 takes the checkpoint as it is and only measures it."""
+    """Optimiser steps; 0 takes the checkpoint as it is and only measures it. Beside CosyVoice's, what reads its
+    units is trained."""
     units_stay: bool = False
     """Train only what is behind the quantiser, with labels for all sounds of the corpora: units stay what they
     are, so a language is added to a model that knows them."""

@@ -25,7 +25,7 @@ from cslm.decoder import SpeechDecoder
 from cslm.generation import Sampling, SpeechLanguageModel
 from cslm.languages import language_of
 from cslm.sequences import Chain
-from cslm.tokenizer import SpeechTokenizer
+from cslm.tokenizer import Tokenizer, open_tokenizer
 from cslm.units import merge_runs
 
 PIECE_UNITS = 16
@@ -110,16 +110,14 @@ class UnknownLanguage(ValueError):
 class Assistant:
     """A language model with ears and a mouth."""
 
-    def __init__(self, model: SpeechLanguageModel, tokenizer: SpeechTokenizer, decoder: SpeechDecoder) -> None:
+    def __init__(self, model: SpeechLanguageModel, tokenizer: Tokenizer, decoder: SpeechDecoder) -> None:
         self.model, self.tokenizer, self.decoder = model, tokenizer, decoder
         self.languages = sorted(set(decoder.config.voices.values()))
 
     @classmethod
     def load(cls, model: Path, tokenizer: Path, decoder: Path) -> Assistant:
         """Open the three parts from their folders."""
-        return cls(
-            SpeechLanguageModel.load(model), SpeechTokenizer.load(tokenizer), SpeechDecoder.load(decoder)
-        )
+        return cls(SpeechLanguageModel.load(model), open_tokenizer(tokenizer), SpeechDecoder.load(decoder))
 
     def voices(self, language: str) -> list[str]:
         """Names of the voices that speak a language by birth; any voice can speak any."""

@@ -24,7 +24,7 @@ from cslm.alignment import CannotAlign, align
 from cslm.chunks import Chunk, cut_text, cut_units, spoken_characters, spoken_words
 from cslm.pronunciation import labels
 from cslm.shards import ShardWriter, read_rows
-from cslm.tokenizer import SpeechTokenizer
+from cslm.tokenizer import Tokenizer, open_tokenizer
 from cslm.units import expand_runs
 
 UNITS = Path("work/units")
@@ -40,7 +40,7 @@ log = logging.getLogger("cslm")
 def main() -> None:
     """Align all utterances of all languages."""
     with Stage("align") as stage:
-        tokenizer = SpeechTokenizer.load(Path("work/tokenizer"))
+        tokenizer = open_tokenizer(Path("work/tokenizer"))
         size = stage.settings.align.words_per_chunk
         chunks = failed = 0
         used: set[int] = set()
@@ -81,7 +81,7 @@ def batches(rows: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
 
 
 def align_batch(
-    tokenizer: SpeechTokenizer, batch: list[dict[str, Any]], words_per_chunk: int
+    tokenizer: Tokenizer, batch: list[dict[str, Any]], words_per_chunk: int
 ) -> Iterator[Aligned | None]:
     """Words, chunks and spoken characters of each utterance; None, and a line in the log, without alignment."""
     posteriors = tokenizer.log_probs([expand_runs(row["units"], row["durations"]) for row in batch])

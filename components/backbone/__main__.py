@@ -17,7 +17,7 @@ from components.stage import Stage, StageFailed
 from components.train import open_checkpoint, save_checkpoint
 from cslm.new_words import add_words
 from cslm.sequences import SequenceBuilder, prompts
-from cslm.tokenizer import SpeechTokenizer
+from cslm.tokenizer import open_tokenizer
 from cslm.vocabulary import extend
 from cslm.written import training_texts
 
@@ -29,7 +29,7 @@ def main() -> None:
     with Stage("backbone") as stage:
         checkpoint = stage.settings.backbone.checkpoint
         model, tokenizer = open_checkpoint(Path(checkpoint or "work/text_model"))
-        units = SpeechTokenizer.load(Path("work/tokenizer")).units
+        units = open_tokenizer(Path("work/tokenizer")).units
         if checkpoint is not None and SequenceBuilder(tokenizer).units != units:
             raise StageFailed(
                 f"{checkpoint} knows {SequenceBuilder(tokenizer).units} units, the speech tokenizer has "

@@ -37,7 +37,7 @@ from cslm.evaluation.similarity import Similarity, best_layer, compare
 from cslm.evaluation.tasks import Answer, Evaluator
 from cslm.generation import SpeechLanguageModel
 from cslm.shards import read_rows
-from cslm.tokenizer import SpeechTokenizer
+from cslm.tokenizer import open_tokenizer
 
 MODEL, ALIGNED, ACCEPTED = Path("work/model"), Path("work/aligned"), Path("work/accepted")
 TOKENIZER, DECODER = Path("work/tokenizer"), Path("work/decoder")
@@ -75,7 +75,7 @@ def main() -> None:
         heard, speech = evaluate_speech(
             evaluator,
             SpeechDecoder.load(DECODER),
-            SpeechTokenizer.load(TOKENIZER),
+            open_tokenizer(TOKENIZER),
             splits["test"],
             results["test"].answers,
             settings,

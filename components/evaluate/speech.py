@@ -35,7 +35,7 @@ from cslm.evaluation.streaming import Timing, measure_streaming
 from cslm.evaluation.summary import merge
 from cslm.evaluation.tasks import Answer, Evaluator
 from cslm.shards import read_rows
-from cslm.tokenizer import SpeechTokenizer
+from cslm.tokenizer import Tokenizer
 
 UTTERANCES = Path("work/accepted/utterances")
 CATALOG = Path("models.yaml")
@@ -58,7 +58,7 @@ class SpeechResults:
 def evaluate_speech(
     evaluator: Evaluator,
     decoder: SpeechDecoder,
-    tokenizer: SpeechTokenizer,
+    tokenizer: Tokenizer,
     items: HeldOut,
     answers: Sequence[Answer],
     settings: Settings,

@@ -26,7 +26,7 @@ from cslm.decoder import SpeechDecoder
 from cslm.generation import SpeechLanguageModel
 from cslm.grammar import Reply
 from cslm.languages import language_of
-from cslm.tokenizer.speech_tokenizer import SpeechTokenizer
+from cslm.tokenizer import open_tokenizer
 from cslm.units import merge_runs
 
 INPUTS = ("audio", "text", "answer_language", "voice")
@@ -59,7 +59,7 @@ class Dialogue(PythonModel):
     def load_context(self, context: PythonModelContext) -> None:
         """Open the checkpoint, the speech tokenizer and the speech decoder among the version's artifacts."""
         self.languages: list[str] = list(context.model_config["languages"])
-        self.tokenizer = SpeechTokenizer.load(Path(context.artifacts["tokenizer"]))
+        self.tokenizer = open_tokenizer(Path(context.artifacts["tokenizer"]))
         self.model = SpeechLanguageModel.load(Path(context.artifacts["model"]))
         self.decoder = SpeechDecoder.load(Path(context.artifacts["decoder"]))
 

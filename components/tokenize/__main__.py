@@ -18,7 +18,7 @@ import typer
 
 from components.stage import Stage, StageFailed
 from cslm.shards import ShardWriter, read_rows
-from cslm.tokenizer import SpeechTokenizer
+from cslm.tokenizer import open_tokenizer
 from cslm.tokenizer.corpus import tokenize
 
 UTTERANCES = Path("work/accepted/utterances")
@@ -38,7 +38,7 @@ UNITS = pa.schema(
 def main(language: Annotated[str, typer.Option(help="language whose utterances to encode")]) -> None:
     """Encode the speech of one language."""
     with Stage(f"tokenize/{language}") as stage:
-        tokenizer = SpeechTokenizer.load(Path("work/tokenizer"))
+        tokenizer = open_tokenizer(Path("work/tokenizer"))
         rows = versions(language, stage.settings.tokenize.speeds)
         seconds = frames = units = 0.0
         used: set[int] = set()

@@ -29,7 +29,7 @@ from cslm.decoder.corpus import SpeechFile
 from cslm.decoder.training import Recipe, train_durations, train_flow, train_vocoder
 from cslm.decoder.vocoder import HifiGanVocoder, SourceFilterVocoder
 from cslm.shards import read_rows
-from cslm.tokenizer import SpeechTokenizer
+from cslm.tokenizer import open_tokenizer
 from cslm.tokenizer.corpus import LabelErrors
 from cslm.units import expand_runs, merge_runs
 
@@ -61,7 +61,7 @@ def main() -> None:
 def open_decoder(stage: Stage) -> SpeechDecoder:
     """The decoder to start from, with random weights if there is no checkpoint."""
     settings = stage.settings.train_decoder
-    tokenizer = SpeechTokenizer.load(TOKENIZER)
+    tokenizer = open_tokenizer(TOKENIZER)
     if settings.checkpoint is not None:
         folder = Path(settings.checkpoint)
         try:
@@ -206,7 +206,7 @@ def measure(decoder: SpeechDecoder) -> dict[str, Any]:
 
     The tokenizer's own recogniser hears both; the held-out evaluation uses an independent one.
     """
-    tokenizer = SpeechTokenizer.load(TOKENIZER)
+    tokenizer = open_tokenizer(TOKENIZER)
     recorded, spoken = LabelErrors(tokenizer), LabelErrors(tokenizer)
     seconds = spent = 0.0
     for folder in sorted(UNITS.iterdir()):

@@ -14,6 +14,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import typer
 
@@ -23,15 +25,19 @@ from components.stage import Stage, StageFailed, home
 from cslm.audio import decode
 from cslm.pronunciation import labels
 from cslm.shards import read_rows
-from cslm.tokenizer import SpeechTokenizer
+from cslm.tokenizer import COSYVOICE, CosyVoiceTokenizer, SpeechTokenizer, Tokenizer
 from cslm.tokenizer.corpus import LabelErrors, tokenize
-from cslm.tokenizer.cosyvoice import FILE as COSYVOICE
+from cslm.tokenizer.features import log_mel
+from cslm.tokenizer.frame_file import FrameFile
+from cslm.tokenizer.reader import UnitReader
+from cslm.tokenizer.reader_training import ReaderRecipe, train_reader
 from cslm.tokenizer.speech_tokenizer import TokenizerConfig
-from cslm.tokenizer.training import FeatureFile, Recipe, train
+from cslm.tokenizer.training import Recipe, feature_file, train
+from cslm.units import expand_runs
 
 UTTERANCES = Path("work/accepted/utterances")
 REPORT_EVERY = 20
-MEASURE_BATCH_S = 60.0
+BATCH_S = 60.0
 MEASURE_BATCH = 32
 
 
@@ -39,7 +45,7 @@ def main() -> None:
     """Train (or take) and measure the speech tokenizer."""
     stage = Stage("train_tokenizer")
     with checkpoints_of(stage) as checkpoints, stage:
-        tokenizer = open_tokenizer(stage.settings.train_tokenizer, stage.settings.seed)
+        tokenizer = tokenizer_to_train(stage.settings.train_tokenizer, stage.settings.seed)
         if stage.settings.train_tokenizer.steps:
             train_on_corpus(stage, tokenizer, checkpoints / "state.pt")
         with stage.output("work/tokenizer") as folder:
@@ -49,15 +55,12 @@ def main() -> None:
         stage.log_metrics({"units": tokenizer.units})
 
 
-def open_tokenizer(settings: TrainTokenizer, seed: int) -> SpeechTokenizer:
+def tokenizer_to_train(settings: TrainTokenizer, seed: int) -> SpeechTokenizer | CosyVoiceTokenizer:
     """The tokenizer to start from, with random weights if there is no checkpoint."""
+    torch.manual_seed(seed)
     if settings.checkpoint is not None:
         if (Path(settings.checkpoint) / COSYVOICE).exists():
-            raise StageFailed(
-                f"{settings.checkpoint} holds CosyVoice's tokenizer. It gives units, but no probabilities of "
-                "sounds, by which stage align finds the words: give a tokenizer that this stage trained. "
-                "docs/base-models.md has what CosyVoice's is good for"
-            )
+            return cosyvoice(settings)
         try:
             known = SpeechTokenizer.load(Path(settings.checkpoint))
             return known.with_labels(labels_of_training()) if settings.units_stay else known
@@ -65,9 +68,24 @@ def open_tokenizer(settings: TrainTokenizer, seed: int) -> SpeechTokenizer:
             raise StageFailed(
                 f"no tokenizer in {settings.checkpoint} ({error}); `make setup` pulls it"
             ) from error
-    torch.manual_seed(seed)
     names = sorted(labels_of_training())
     return SpeechTokenizer(TokenizerConfig(settings.hidden, settings.layers, list(settings.levels), names))
+
+
+def cosyvoice(settings: TrainTokenizer) -> CosyVoiceTokenizer:
+    """CosyVoice's tokenizer with a recogniser of its units, which knows all sounds of the train split."""
+    try:
+        tokenizer = CosyVoiceTokenizer.load(Path(str(settings.checkpoint)))
+    except ValueError as error:
+        raise StageFailed(str(error)) from error
+    if tokenizer.reader is None and not settings.steps:
+        raise StageFailed(
+            f"{settings.checkpoint} has units, but nothing that reads them, by which stage align finds the "
+            "words: give train_tokenizer.steps to train it (profiles/llama3.1-8b.yaml has a number)"
+        )
+    known = tokenizer.reader or UnitReader(tokenizer.units, settings.hidden, [])
+    tokenizer.reader = known.with_labels(labels_of_training()) if settings.steps else known
+    return tokenizer
 
 
 def labels_of_training() -> set[str]:
@@ -76,10 +94,9 @@ def labels_of_training() -> set[str]:
     return {label.name for row in rows for label in labels(row["text"], row["language"])}
 
 
-def train_on_corpus(stage: Stage, tokenizer: SpeechTokenizer, checkpoint: Path) -> None:
-    """Train on the train split."""
+def train_on_corpus(stage: Stage, tokenizer: SpeechTokenizer | CosyVoiceTokenizer, checkpoint: Path) -> None:
+    """Train on the train split: the whole tokenizer, or what reads CosyVoice's units."""
     settings = stage.settings.train_tokenizer
-
     losses: deque[float] = deque(maxlen=REPORT_EVERY)
 
     def report(step: int, loss: float) -> None:
@@ -89,17 +106,19 @@ def train_on_corpus(stage: Stage, tokenizer: SpeechTokenizer, checkpoint: Path) 
             print(f"progress: {step}/{settings.steps} steps, loss {mean:.3f}", flush=True)
             stage.log_metrics({"loss": mean}, step)
 
-    def corpus() -> Iterator[tuple[Any, str, str]]:
-        for row in read_rows(UTTERANCES, ["audio", "text", "language"], ["train"]):
-            yield decode(row["audio"]), row["text"], row["language"]
-
     home().mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=home(), prefix="scratch-") as folder:
-        features = FeatureFile(Path(folder) / "features.f16")
-        skipped = features.write(corpus(), tokenizer.label_ids)
-        stage.log_metrics({"utterances": len(features.utterances), "skipped": dict(skipped)})
-        if not features.utterances:
+        heard = frame_file(tokenizer, Path(folder) / "frames")
+        skipped = heard.write(frames_of_training(tokenizer), tokenizer.label_ids)
+        stage.log_metrics({"utterances": len(heard.utterances), "skipped": dict(skipped)})
+        if not heard.utterances:
             raise StageFailed("no utterance of the train split can be used; see report/validation")
+        if isinstance(tokenizer, CosyVoiceTokenizer):
+            assert tokenizer.reader is not None
+            reading = ReaderRecipe(
+                settings.steps, settings.learning_rate, settings.batch_seconds, stage.settings.seed
+            )
+            return train_reader(tokenizer.reader, heard, reading, checkpoint, report)
         recipe = Recipe(
             settings.steps,
             settings.learning_rate,
@@ -110,13 +129,30 @@ def train_on_corpus(stage: Stage, tokenizer: SpeechTokenizer, checkpoint: Path) 
             stage.settings.seed,
             settings.units_stay,
         )
-        train(tokenizer, features, recipe, checkpoint, report)
+        return train(tokenizer, heard, recipe, checkpoint, report)
 
 
-def measure(tokenizer: SpeechTokenizer, split: str) -> dict[str, Any]:
+def frame_file(tokenizer: SpeechTokenizer | CosyVoiceTokenizer, path: Path) -> FrameFile:
+    """Where to keep what is trained on: features of sound, or units."""
+    return FrameFile(path, np.int32) if isinstance(tokenizer, CosyVoiceTokenizer) else feature_file(path)
+
+
+def frames_of_training(
+    tokenizer: SpeechTokenizer | CosyVoiceTokenizer,
+) -> Iterator[tuple[npt.NDArray[np.generic], str, str]]:
+    """Frames, text and language of each utterance of the train split."""
+    if isinstance(tokenizer, CosyVoiceTokenizer):
+        for row in tokenize(tokenizer, read_rows(UTTERANCES, splits=["train"]), BATCH_S):
+            yield expand_runs(row["units"], row["durations"]), row["text"], row["language"]
+        return
+    for row in read_rows(UTTERANCES, ["audio", "text", "language"], ["train"]):
+        yield log_mel(decode(row["audio"])).numpy(), row["text"], row["language"]
+
+
+def measure(tokenizer: Tokenizer, split: str) -> dict[str, Any]:
     """Label error of one split by language, with the number of labels."""
     score = LabelErrors(tokenizer)
-    rows = tokenize(tokenizer, read_rows(UTTERANCES, splits=[split]), MEASURE_BATCH_S)
+    rows = tokenize(tokenizer, read_rows(UTTERANCES, splits=[split]), BATCH_S)
     while batch := list(islice(rows, MEASURE_BATCH)):
         score.add(batch)
     return score.result()

@@ -14,14 +14,14 @@ from cslm.evaluation.confidence import bootstrap
 from cslm.evaluation.held_out import Utterance, grouped
 from cslm.evaluation.tasks import Answer
 from cslm.pronunciation import labels
-from cslm.tokenizer import SpeechTokenizer
+from cslm.tokenizer import Tokenizer
 from cslm.tokenizer.corpus import edit_distance
 
 BATCH = 32
 
 
 def label_errors(
-    tokenizer: SpeechTokenizer, spoken: Sequence[tuple[str, Sequence[int]]], language: str, seed: int
+    tokenizer: Tokenizer, spoken: Sequence[tuple[str, Sequence[int]]], language: str, seed: int
 ) -> dict[str, Any]:
     """Label error of (text, merged units that should pronounce it), its 95 % interval, and their number.
 
@@ -43,7 +43,7 @@ def label_errors(
 
 
 def reading_errors(
-    tokenizer: SpeechTokenizer, utterances: Sequence[Utterance], read: Mapping[str, Sequence[int]], seed: int
+    tokenizer: Tokenizer, utterances: Sequence[Utterance], read: Mapping[str, Sequence[int]], seed: int
 ) -> dict[str, Any]:
     """`tts.LANGUAGE.label_error` of texts read aloud, beside `reference_label_error` of recordings."""
     metrics: dict[str, Any] = {}
@@ -57,7 +57,7 @@ def reading_errors(
     return {"tts": metrics}
 
 
-def answer_errors(tokenizer: SpeechTokenizer, answers: Sequence[Answer], seed: int) -> dict[str, Any]:
+def answer_errors(tokenizer: Tokenizer, answers: Sequence[Answer], seed: int) -> dict[str, Any]:
     """`label_error` of spoken answers against their own text, in `conversation` and `cross_lingual`."""
     metrics: dict[str, dict[str, Any]] = {}
     for (asked, wanted), group in grouped(answers, lambda answer: answer.dialogue.pair).items():

@@ -5,28 +5,21 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any
 
 import jiwer
 
 from cslm.audio import Samples, change_speed, decode
 from cslm.pronunciation import labels
+from cslm.tokenizer import Tokenizer
 from cslm.tokenizer.batches import by_length
-from cslm.tokenizer.speech_tokenizer import Frames, SpeechTokenizer
 from cslm.units import expand_runs, merge_runs
 
 WINDOW = 1024
 
 
-class Encoder(Protocol):
-    """What gives units: a `SpeechTokenizer`, or a `cslm.tokenizer.cosyvoice.CosyVoiceTokenizer`."""
-
-    def encode(self, batch: Sequence[Samples]) -> list[Frames]:
-        """16 kHz samples of each utterance -> units (T,), one each 40 ms."""
-
-
 def tokenize(
-    tokenizer: Encoder, utterances: Iterable[dict[str, Any]], batch_seconds: float
+    tokenizer: Tokenizer, utterances: Iterable[dict[str, Any]], batch_seconds: float
 ) -> Iterator[dict[str, Any]]:
     """Utterance rows -> the same rows, in order, without audio and with `units` and `durations`.
 
@@ -51,7 +44,7 @@ def _samples(row: Mapping[str, Any]) -> Samples:
 class LabelErrors:
     """Error rate of the CTC head's best path, by language."""
 
-    def __init__(self, tokenizer: SpeechTokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._errors: Counter[str] = Counter()
         self._labels: Counter[str] = Counter()

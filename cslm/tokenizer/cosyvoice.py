@@ -3,12 +3,14 @@
 tokenizer = CosyVoiceTokenizer.load(Path("models/cosyvoice-300m-25hz"))
 [frames] = tokenizer.encode([samples])        # 16 kHz float32 -> units of 40 ms
 
-It gives units and nothing else: to align them with text, a recogniser of units is needed beside it.
+It gives units. What they say is read by a recogniser beside it (`cslm.tokenizer.reader`), which stage
+train_tokenizer trains; the folder of a whole tokenizer has both.
 """
 
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +29,8 @@ from onnxruntime.capi.onnxruntime_pybind11_state import (
 
 from cslm.audio import SAMPLE_RATE, Samples
 from cslm.tokenizer.batches import by_length
+from cslm.tokenizer.reader import CONFIG as READER
+from cslm.tokenizer.reader import UnitReader
 from cslm.tokenizer.speech_tokenizer import Frames
 from cslm.tokenizer.whisper_mel import HOP, MEL_BINS, Mel, log_mel
 from cslm.tokenizer.windows import cut, stitch
@@ -47,7 +51,7 @@ PROVIDERS = {
 
 
 class CosyVoiceTokenizer:
-    """Speech to units, with the interface of `SpeechTokenizer` as far as units go.
+    """Speech to units and, with a recogniser, units to label posteriors: the interface of `SpeechTokenizer`.
 
     Utterances of up to 30 s go through the network whole; longer ones in windows (`cslm.tokenizer.windows`).
     Windows of similar length share a batch of at most `batch_seconds`, padded with zeros behind the lengths
@@ -56,6 +60,7 @@ class CosyVoiceTokenizer:
 
     def __init__(self, path: Path, provider: str | None = None, batch_seconds: float = 120.0) -> None:
         self._path = path
+        self.reader: UnitReader | None = None
         self._session = _open(path, provider)
         self._inputs = [given.name for given in self._session.get_inputs()]
         self._batch_frames = batch_seconds * SAMPLE_RATE / HOP if self._takes_batches() else 0.0
@@ -64,7 +69,7 @@ class CosyVoiceTokenizer:
     def load(
         cls, folder: Path, provider: str | None = None, batch_seconds: float = 120.0
     ) -> CosyVoiceTokenizer:
-        """Open `speech_tokenizer_v1.onnx` in `folder`.
+        """Open `speech_tokenizer_v1.onnx` in `folder`, and the recogniser of its units if one is there.
 
         It runs on `provider`, one of tensorrt, cuda and cpu; None takes the first of them that works.
 
@@ -73,7 +78,17 @@ class CosyVoiceTokenizer:
             ValueError: it is no ONNX file or another network, or this onnxruntime has no such provider.
             RuntimeError: the provider that was asked for does not start.
         """
-        return cls(folder / FILE, provider, batch_seconds)
+        tokenizer = cls(folder / FILE, provider, batch_seconds)
+        if (folder / READER).exists():
+            tokenizer.reader = UnitReader.load(folder)
+        return tokenizer
+
+    def save(self, folder: Path) -> None:
+        """Write the network's file, and the recogniser if there is one, into `folder`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(self._path, folder / FILE)
+        if self.reader is not None:
+            self.reader.save(folder)
 
     @property
     def units(self) -> int:
@@ -85,6 +100,30 @@ class CosyVoiceTokenizer:
         """SHA-256 of the file: tells whose units these are."""
         with self._path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
+
+    @property
+    def label_ids(self) -> dict[str, int]:
+        """Column of each label's name in `log_probs`."""
+        return self._reads().label_ids
+
+    def log_probs(self, batch: Sequence[npt.ArrayLike]) -> list[npt.NDArray[np.float32]]:
+        """Frame units of each utterance -> log P(label | frame), (T, labels + 1) each.
+
+        Raises:
+            ValueError: it has no recogniser of its units.
+        """
+        return self._reads().log_probs(batch)
+
+    def transcribe(self, log_probs: npt.NDArray[np.float32]) -> list[str]:
+        """Best path (greedy CTC): (T, labels + 1) -> label names."""
+        return self._reads().transcribe(log_probs)
+
+    def _reads(self) -> UnitReader:
+        if self.reader is None:
+            raise ValueError(
+                f"{self._path.parent} has no recogniser of units ({READER}): stage train_tokenizer trains one"
+            )
+        return self.reader
 
     def encode(self, batch: Sequence[Samples]) -> list[Frames]:
         """16 kHz samples of each utterance -> units (T,), one for each 40 ms that begin.
@@ -169,7 +208,7 @@ def _open(path: Path, provider: str | None) -> Any:
     wanted = providers(provider)
     try:
         session = onnxruntime.InferenceSession(path, providers=wanted)
-    except (Fail, InvalidGraph, InvalidProtobuf) as error:
+    except (Fail, InvalidArgument, InvalidGraph, InvalidProtobuf) as error:
         raise ValueError(f"{path} cannot be read as an ONNX file: {error}") from error
     if provider is not None and session.get_providers()[0] != wanted[0]:
         raise RuntimeError(f"{wanted[0]} does not start here (onnxruntime says why above); provider cpu does")

@@ -129,6 +129,14 @@ class Reading(nn.Module):
         return out
 
 
+def take_over(network: nn.Module, known: nn.Module) -> None:
+    """Give `network`, which is `known` with more labels, its weights; those of new labels are zero."""
+    weights = network.state_dict()
+    for name, weight in known.state_dict().items():
+        weights[name].zero_()
+        weights[name][: len(weight)] = weight
+
+
 def padding_mask(lengths: Tensor, time: int) -> Tensor:
     """lengths (B,) -> (B, time), true where there is no frame."""
     return torch.arange(time, device=lengths.device)[None, :] >= lengths[:, None]

@@ -20,10 +20,10 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from cslm.audio import Samples
+from cslm.tokenizer.ctc import best_labels
 from cslm.tokenizer.features import log_mel
-from cslm.tokenizer.model import MAKES_UNITS, SUBSAMPLING, TokenizerNetwork
+from cslm.tokenizer.model import MAKES_UNITS, SUBSAMPLING, TokenizerNetwork, take_over
 
-BLANK = 0
 Frames = npt.NDArray[np.int64]
 
 
@@ -63,10 +63,7 @@ class SpeechTokenizer:
         """The same tokenizer that knows these labels too, as yet unheard; the units stay."""
         known = self.config.labels
         extended = SpeechTokenizer(replace(self.config, labels=[*known, *sorted(set(names) - set(known))]))
-        weights = extended.network.state_dict()
-        for name, weight in self.network.state_dict().items():
-            weights[name].zero_()
-            weights[name][: len(weight)] = weight
+        take_over(extended.network, self.network)
         return extended
 
     @classmethod
@@ -107,9 +104,7 @@ class SpeechTokenizer:
 
     def transcribe(self, log_probs: npt.NDArray[np.float32]) -> list[str]:
         """Best path (greedy CTC): (T, labels + 1) -> label names."""
-        best = log_probs.argmax(-1)
-        merged = best[np.concatenate([[True], best[1:] != best[:-1]])] if len(best) else best
-        return [self.config.labels[index - 1] for index in merged if index != BLANK]
+        return best_labels(log_probs, self.config.labels)
 
 
 def collate(mels: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

@@ -1,32 +1,30 @@
 """Trains a speech tokenizer with CTC on transcribed speech.
 
-The features of the whole corpus lie in one file on disk that is mapped into memory, so that memory stays
-flat; batches hold utterances of similar length; each utterance is masked in time and frequency (SpecAugment,
-arXiv 1904.08779) and warped in both (pace, and vocal tract length), which stands in for more voices.
+Each utterance is masked in time and frequency (SpecAugment, arXiv 1904.08779) and warped in both (pace, and
+vocal tract length), which stands in for more voices.
 """
 
 from __future__ import annotations
 
 import itertools
 import random
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from cslm.audio import SAMPLE_RATE, Samples
+from cslm.audio import SAMPLE_RATE
 from cslm.loop import Checkpoint, begin_step
 from cslm.optimizer import MuonAdamW
 from cslm.precision import half_precision
-from cslm.pronunciation import labels
-from cslm.tokenizer.features import HOP, MEL_BINS, log_mel
+from cslm.tokenizer.ctc import ctc_loss, needed_frames
+from cslm.tokenizer.features import HOP, MEL_BINS
+from cslm.tokenizer.frame_file import FrameFile, Utterance
 from cslm.tokenizer.model import MAKES_UNITS, SUBSAMPLING, padding_mask
-from cslm.tokenizer.speech_tokenizer import BLANK, SpeechTokenizer, collate
+from cslm.tokenizer.speech_tokenizer import SpeechTokenizer, collate
 
 WARP = 0.1
 """How much lower or higher, slower or faster an utterance may become."""
@@ -36,57 +34,6 @@ CLIP = 5.0
 WEIGHT_DECAY = 1e-2
 EARLY = 0.5
 """Weight of the CTC loss before the quantiser; benchmarks/log.md has what it does."""
-
-
-@dataclass(frozen=True)
-class Utterance:
-    """Where an utterance's features lie in the file, and what is said in it."""
-
-    first: int
-    frames: int
-    labels: tuple[str, ...]
-
-
-class FeatureFile:
-    """Features of many utterances in one flat float16 file, (frames, 80)."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.utterances: list[Utterance] = []
-
-    def write(self, corpus: Iterable[tuple[Samples, str, str]], known: Collection[str]) -> Counter[str]:
-        """Store (samples, text, language) rows; returns how many were left out, by reason.
-
-        `too_fast`: more labels than frames, or none; `unknown_sound`: a label that is not among those `known`.
-        """
-        first = 0
-        skipped = Counter[str](too_fast=0, unknown_sound=0)
-        known_names = frozenset(known)
-        with self.path.open("wb") as file:
-            for samples, text, language in corpus:
-                names = tuple(label.name for label in labels(text, language))
-                if not names or needed_frames(names) > len(samples) // (HOP * SUBSAMPLING):
-                    skipped["too_fast"] += 1
-                    continue
-                if not known_names.issuperset(names):
-                    skipped["unknown_sound"] += 1
-                    continue
-                mel = log_mel(samples).numpy().astype(np.float16)
-                mel.tofile(file)
-                self.utterances.append(Utterance(first, len(mel), names))
-                first += len(mel)
-        return skipped
-
-    def read(self, utterance: Utterance) -> Tensor:
-        """Features (t, 80) of one utterance, float32."""
-        shape = (utterance.frames, MEL_BINS)
-        offset = utterance.first * MEL_BINS * 2
-        return torch.from_numpy(np.memmap(self.path, np.float16, "r", offset, shape).astype(np.float32))
-
-
-def needed_frames(names: Sequence[str]) -> int:
-    """Frames that CTC needs: one a label, and a blank between two equal ones."""
-    return len(names) + sum(a == b for a, b in itertools.pairwise(names))
 
 
 @dataclass(frozen=True)
@@ -106,7 +53,7 @@ class Recipe:
 
 def train(
     tokenizer: SpeechTokenizer,
-    features: FeatureFile,
+    features: FrameFile,
     recipe: Recipe,
     checkpoint: Path,
     on_step: Callable[[int, float], None],
@@ -127,10 +74,10 @@ def train(
     optimizer = MuonAdamW(network, recipe.learning_rate, WEIGHT_DECAY)
     state = Checkpoint(checkpoint, network=network, optimizer=optimizer)
     first = state.restore()
-    batches = _schedule(features.utterances, recipe)
-    for step, batch in zip(range(first, recipe.steps), itertools.islice(batches, first, None), strict=False):
+    batches = itertools.islice(features.batches(recipe.batch_seconds, recipe.seed), first, None)
+    for step, batch in zip(range(first, recipe.steps), batches, strict=False):
         rng = begin_step(optimizer, step, recipe.steps, recipe.learning_rate, recipe.seed)
-        mels, lengths = collate([augment(features.read(u), needed_frames(u.labels), rng) for u in batch])
+        mels, lengths = collate([augment(mel_of(features, u), needed_frames(u.labels), rng) for u in batch])
         targets = [torch.tensor([tokenizer.label_ids[n] for n in u.labels]) for u in batch]
         with half_precision():
             hidden = network.encode(mels, lengths)
@@ -159,36 +106,14 @@ def train(
     network.eval().requires_grad_(True)
 
 
-def ctc_loss(log_probs: Tensor, lengths: Tensor, targets: Sequence[Tensor]) -> Tensor:
-    """Mean over utterances of the CTC loss a label; log_probs (B, T, V), lengths (B,), targets (n,) each."""
-    target_lengths = torch.tensor([len(target) for target in targets])
-    return F.ctc_loss(
-        log_probs.float().transpose(0, 1), torch.cat(list(targets)), lengths, target_lengths, BLANK
-    )
+def feature_file(path: Path) -> FrameFile:
+    """A file for `log_mel` of a corpus, in 16 bits."""
+    return FrameFile(path, np.float16, (MEL_BINS,), SUBSAMPLING)
 
 
-def _schedule(utterances: Sequence[Utterance], recipe: Recipe) -> Iterator[list[Utterance]]:
-    """Batches of one epoch after another, each epoch in its own order."""
-    for epoch in itertools.count():
-        yield from _batches(utterances, recipe.batch_seconds, random.Random(f"{recipe.seed}/epoch {epoch}"))
-
-
-def _batches(
-    utterances: Sequence[Utterance], batch_seconds: float, rng: random.Random
-) -> list[list[Utterance]]:
-    """All utterances in random batches of similar length, each at most `batch_seconds` with its padding."""
-    limit = batch_seconds * SAMPLE_RATE / HOP
-    order = sorted(utterances, key=lambda utterance: utterance.frames * rng.uniform(0.9, 1.1))
-    batches: list[list[Utterance]] = [[]]
-    longest = 0
-    for utterance in order:
-        longest = max(longest, utterance.frames)
-        if batches[-1] and longest * (len(batches[-1]) + 1) > limit:
-            batches.append([])
-            longest = utterance.frames
-        batches[-1].append(utterance)
-    rng.shuffle(batches)
-    return batches
+def mel_of(features: FrameFile, utterance: Utterance) -> Tensor:
+    """Features (t, 80) of one utterance, float32."""
+    return torch.from_numpy(features.read(utterance)).float()
 
 
 def augment(mel: Tensor, units: int, rng: random.Random) -> Tensor:

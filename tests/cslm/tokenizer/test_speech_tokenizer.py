@@ -7,6 +7,7 @@ import random
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 
@@ -14,9 +15,10 @@ from components.shrink.__main__ import main as shrink
 from cslm.audio import SAMPLE_RATE, Samples
 from cslm.tokenizer import SpeechTokenizer
 from cslm.tokenizer.corpus import edit_distance
+from cslm.tokenizer.ctc import needed_frames
 from cslm.tokenizer.features import log_mel
 from cslm.tokenizer.speech_tokenizer import TokenizerConfig
-from cslm.tokenizer.training import WARP, FeatureFile, Recipe, augment, needed_frames, train
+from cslm.tokenizer.training import WARP, Recipe, augment, feature_file, train
 
 RECIPE = Recipe(
     steps=240,
@@ -40,12 +42,17 @@ def beep(text: str) -> Samples:
     return np.concatenate([rest, *parts]).astype(np.float32)
 
 
+def mel(text: str) -> npt.NDArray[np.float32]:
+    """Features of `beep(text)`."""
+    return log_mel(beep(text)).numpy()
+
+
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> SpeechTokenizer:
     rng = random.Random(1)
     texts = ["".join(rng.choices("abc", k=rng.randint(2, 6))) for _ in range(60)]
-    features = FeatureFile(tmp_path_factory.mktemp("features") / "mel.f16")
-    assert not features.write(((beep(text), text, LETTERS) for text in texts), "abc").total()
+    features = feature_file(tmp_path_factory.mktemp("features") / "mel.f16")
+    assert not features.write(((mel(text), text, LETTERS) for text in texts), "abc").total()
     torch.manual_seed(1)
     trained = SpeechTokenizer(TokenizerConfig(hidden=32, layers=2, levels=[4, 4], labels=["a", "b", "c"]))
     train(trained, features, RECIPE, features.path.with_name("state.pt"), lambda step, loss: None)
@@ -105,8 +112,8 @@ def test_it_learns_new_letters_and_its_units_stay(tokenizer: SpeechTokenizer, tm
     assert extended.transcribe(heard) == tokenizer.transcribe(
         tokenizer.log_probs([tokenizer.encode([beep("cab")])[0]])[0]
     )
-    features = FeatureFile(tmp_path / "mel.f16")
-    features.write(((beep(text), told, LETTERS) for text, told in renamed.items()), extended.label_ids)
+    features = feature_file(tmp_path / "mel.f16")
+    features.write(((mel(text), told, LETTERS) for text, told in renamed.items()), extended.label_ids)
     recipe = dataclasses.replace(RECIPE, steps=120, quantize_after=0, units_stay=True)
     train(extended, features, recipe, tmp_path / "state.pt", lambda step, loss: None)
     assert [frames.tolist() for frames in extended.encode([beep(text) for text in texts])] == before
@@ -127,17 +134,17 @@ def test_mel_has_a_hundred_frames_a_second_and_its_peak_at_the_tone() -> None:
 
 
 def test_too_fast_speech_and_unknown_sounds_are_skipped_and_counted(tmp_path: Path) -> None:
-    features = FeatureFile(tmp_path / "mel.f16")
-    corpus = [(beep("a")[:1600], "abcabc"), (beep("ab"), "ab"), (beep("a"), "7"), (beep("ab"), "aé")]
-    rows = [(samples, text, LETTERS) for samples, text in corpus]
+    features = feature_file(tmp_path / "mel.f16")
+    corpus = [(mel("a")[:10], "abcabc"), (mel("ab"), "ab"), (mel("a"), "7"), (mel("ab"), "aé")]
+    rows = [(frames, text, LETTERS) for frames, text in corpus]
     assert features.write(rows, "abc") == {"too_fast": 2, "unknown_sound": 1}
     assert len(features.utterances) == 1
     assert needed_frames("aab") == 4
 
 
 def test_utterances_of_one_frame_do_not_spoil_the_weights(tmp_path: Path) -> None:
-    features = FeatureFile(tmp_path / "mel.f16")
-    features.write([(beep("a")[1280:1920], "a", LETTERS)] * 2, "a")
+    features = feature_file(tmp_path / "mel.f16")
+    features.write([(log_mel(beep("a")[1280:1920]).numpy(), "a", LETTERS)] * 2, "a")
     short = SpeechTokenizer(TokenizerConfig(hidden=32, layers=2, levels=[4, 4], labels=["a"]))
     train(short, features, dataclasses.replace(RECIPE, steps=2), tmp_path / "a.pt", lambda step, loss: None)
     assert all(weight.isfinite().all() for weight in short.network.parameters())
@@ -146,8 +153,8 @@ def test_utterances_of_one_frame_do_not_spoil_the_weights(tmp_path: Path) -> Non
 def test_killed_it_continues_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cslm.loop.CHECKPOINT_STEPS", 3)
     texts = ["ab", "bc", "cab", "acb"] * 3
-    features = FeatureFile(tmp_path / "mel.f16")
-    features.write(((beep(text), text, LETTERS) for text in texts), "abc")
+    features = feature_file(tmp_path / "mel.f16")
+    features.write(((mel(text), text, LETTERS) for text in texts), "abc")
     recipe = dataclasses.replace(RECIPE, steps=8, batch_seconds=5, quantize_after=2)
 
     def fresh() -> SpeechTokenizer:
