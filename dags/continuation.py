@@ -30,10 +30,15 @@ def parameters_of(version: ModelVersion) -> dict[str, Any]:
     Raises:
         CannotContinue: its run is not known in this repository.
     """
-    return dict(yaml.safe_load(_of_run(version, "params.yaml")))
+    return dict(yaml.safe_load(file_of_run(version, "params.yaml")))
 
 
-def _of_run(version: ModelVersion, file: str) -> str:
+def file_of_run(version: ModelVersion, file: str) -> str:
+    """What a file in git has on the branch of the run that made a version.
+
+    Raises:
+        CannotContinue: the run is not known in this repository, or has no such file.
+    """
     run = version.tags.get("pipeline_run", "")
     try:
         return snapshot.git(places.PROJECT, "show", f"refs/heads/runs/{run}:{file}")
@@ -53,7 +58,7 @@ def of_version(model: str, version: str) -> tuple[dict[str, Any], dict[str, byte
     found = tracking.registered(model, version)
     if found is None:
         raise CannotContinue(f"{model} has no version {version!r} at {places.tracking_uri()}")
-    lock = yaml.safe_load(_of_run(found, "dvc.lock"))
+    lock = yaml.safe_load(file_of_run(found, "dvc.lock"))
     outs = {
         out["path"]: {key: out[key] for key in ("md5", "size", "nfiles", "hash") if key in out}
         for stage in lock["stages"].values()

@@ -1,15 +1,29 @@
-"""Whether to train again: from the version of the data, and the age of what is in production."""
+"""Whether to train again: from the version of the data, its drift, and the age of what is in production."""
 
 from __future__ import annotations
 
 import datetime
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dags import datasets, parameters, places, tracking
+from dags import datasets, drift, parameters, places, tracking
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
+
+TOLD = 3
+"""So many changes of the data are named."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What is worth a training: age of the production version, or change of the data (dags/drift.py)."""
+
+    max_age_days: float
+    min_growth: float
+    """In per cent."""
+    min_drift: float
 
 
 @dataclass(frozen=True)
@@ -32,30 +46,46 @@ def data_version(profile: str) -> dict[str, str | None]:
     return {name: known.get(name) for name in params["corpora"]}
 
 
-def decide(model: str, profile: str, max_age_days: float, now: datetime.datetime) -> Decision:
-    """Train if the data is not that of the production version, or if that version is old.
+def decide(
+    model: str, profile: str, limits: Limits, now: datetime.datetime, count: Callable[[], drift.Counts]
+) -> Decision:
+    """Train if the data is not that of the production version and differs enough, or if that version is old.
 
-    A candidate that was trained on this data since waits for a person: to train again would change nothing.
+    `count` looks at the data itself; it is asked only where digests and age do not decide. A candidate that
+    was trained on this data since waits for a person: to train again would change nothing.
     """
     production = tracking.registered(model, "production")
     if production is None:
         told = f"no version of {model} is in production"
         return Decision(False, f"{told}: train and promote a first one by hand (cslm_train)")
     found = data_version(profile)
-    unseen, age = _unseen(production, found), _age_days(production, now)
-    if not unseen and age <= max_age_days:
-        told = f"the data is that of version {production.version}, which is {age:.1f} days old"
-        return Decision(False, f"{told} (from {max_age_days:g} days on it is trained again all the same)")
+    number, age, limit = production.version, _age_days(production, now), limits.max_age_days
+    unseen = _unseen(production, found)
+    if not unseen and age <= limit:
+        told = f"the data is that of version {number}, which is {age:.1f} days old"
+        return Decision(False, f"{told} (from {limit:g} days on it is trained again all the same)")
     candidate = tracking.registered(model, "candidate")
-    newer = candidate is not None and int(candidate.version) > int(production.version)
-    if newer and not _unseen(candidate, found) and _age_days(candidate, now) <= max_age_days:
+    newer = candidate is not None and int(candidate.version) > int(number)
+    if newer and not _unseen(candidate, found) and _age_days(candidate, now) <= limit:
         return Decision(
             False, f"version {candidate.version} was trained on this data already, and waits to be promoted"
         )
-    if unseen:
-        return Decision(True, f"data that version {production.version} has not seen: {', '.join(unseen)}")
-    told = f"version {production.version} is {age:.0f} days old, more than {max_age_days:g}"
-    return Decision(True, f"{told}; the data is the same")
+    if not unseen:
+        return Decision(
+            True, f"version {number} is {age:.0f} days old, more than {limit:g}; the data is the same"
+        )
+    told = f"data that version {number} has not seen: {', '.join(unseen)}"
+    if age > limit:
+        return Decision(True, f"{told}; it is {age:.0f} days old, more than {limit:g}")
+    if (before := drift.of_version(production)) is None:
+        return Decision(True, f"{told}; how much it differs is not known, as its run left no {drift.FILE} here")
+    changes = drift.changes(before, count(), limits.min_growth, limits.min_drift)
+    largest = "; ".join(change.told for change in changes[:TOLD]) or "nothing that is counted has changed"
+    if changes and changes[0].share >= 1:
+        return Decision(True, f"{told}; {largest}")
+    return Decision(
+        False, f"{told}, but that is not worth a training before it is {limit:g} days old: {largest}"
+    )
 
 
 def _unseen(version: ModelVersion, found: dict[str, str | None]) -> list[str]:

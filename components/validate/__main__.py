@@ -3,10 +3,11 @@
 Run:  python -m components.validate
 
 Reads `work/corpora/*` and the sections `validate`, `languages` and `corpora` of params.yaml. Writes
-`work/accepted`, `work/quarantine` (every refused row with a reason) and `report/validation` (data docs, and
-`refused.tsv`: table, id, file and reason of each refused row). The run stops if too large a share of a table is
-refused, nothing remains, or the data drifted from the last accepted version: what `statistics.json` in that
-report said of the last run that reached its end, kept in `$CSLM_HOME/reference/validation.json`.
+`work/accepted`, `work/quarantine` (every refused row with a reason), `metrics/counts.json` (what was accepted,
+in counts that two versions are compared by) and `report/validation` (data docs, and `refused.tsv`: table, id,
+file and reason of each refused row). The run stops if too large a share of a table is refused, nothing remains,
+or the data drifted from the last accepted version: what `statistics.json` in that report said of the last run
+that reached its end, kept in `$CSLM_HOME/reference/validation.json`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import typer
 
 from components.settings import Settings
 from components.stage import Stage, StageFailed, home, write_json
-from components.validate import suites, tables
+from components.validate import counts, suites, tables
 from components.validate.tables import SIDES, Measured
 from cslm.validation import drift, leaks
 from cslm.validation.checks import Check, Limits, pair_checks, utterance_checks
@@ -31,6 +32,7 @@ from cslm.validation.checks import Check, Limits, pair_checks, utterance_checks
 REPORT = "report/validation"
 REFUSED = "refused.tsv"
 STATISTICS_FILE = "statistics.json"
+COUNTS = Path("metrics/counts.json")
 STATISTICS = ("duration_s", "characters_per_second")
 LEAK_KEYS = {
     "utterances": ("text_key",),
@@ -212,6 +214,8 @@ def validate(stage: Stage) -> None:
             run.write_docs(report, f"{count} rows were refused", REFUSED)
         if count:
             print(f"note: {count} rows refused, see {REPORT}/{REFUSED}", flush=True)
+        texts = {table: len(rows.accepted()) for table, rows in measured.items() if table in SIDES}
+        write_json(COUNTS, counts.count(kept, texts))
         mlflow.log_artifacts(REPORT, "validation")
         stage.log_metrics(_metrics(run, shares, distances, kept))
         _tell(shares, distances, measured)

@@ -126,6 +126,13 @@ def test_a_good_corpus_is_accepted_whole_and_documented(check: Check, tmp_path: 
     assert "validation/index.html" in [artifact.path for artifact in artifacts]
     assert json.loads(Path("report/validation/statistics.json").read_text("utf-8"))["sample"]
     assert not Path("var/reference").exists(), "accepted only when the run has reached its end"
+    counts = json.loads(Path("metrics/counts.json").read_text("utf-8"))
+    assert counts["texts"] == {"dialogues": 5, "translations": 0}
+    speech = counts["speech"]["mine.en"]
+    assert (speech["hours"], speech["speakers"]) == (pytest.approx(30 / 3600, abs=1e-6), 1)
+    assert speech["duration_s"] == {"1": 30}
+    assert speech["level_db"] == {"-14": 30}, "of a sine of 0.3, 20 log10(0.3 / sqrt 2) is -13.5 dB"
+    assert sum(speech["characters_per_second"].values()) == 30
     pages = list(Path("report/validation").rglob("*.html"))
     assert len(pages) > 6
     for page in pages:  # links for readers are fine, nothing may be fetched

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import datetime
+import json
 from pathlib import Path
 
 import pytest
 import yaml
 from mlflow import MlflowClient
 
-from dags import continuation, places, retraining
+from dags import continuation, drift, places, retraining
 from tests.dags import toy
 
 NOW = datetime.datetime.now(datetime.UTC)
@@ -59,8 +60,19 @@ def in_production(**tags: str) -> None:
     client().set_registered_model_alias("cslm", "production", version.version)
 
 
-def decide(days: float = 0) -> retraining.Decision:
-    return retraining.decide("cslm", "sample", 30, NOW + datetime.timedelta(days=days))
+def counts(zh: int) -> drift.Counts:
+    """100 English utterances of a second, and so many Mandarin ones of two."""
+    speech = {
+        f"assistant.{language}": {"hours": n * seconds / 3600, "speakers": 4, "duration_s": {str(seconds): n}}
+        for language, n, seconds in (("en", 100, 1), ("zh", zh, 2))
+    }
+    return {"speech": speech, "texts": {"dialogues": 50, "translations": 20}}
+
+
+def decide(days: float = 0, zh: int = 100) -> retraining.Decision:
+    """`zh` is what validation would count now."""
+    limits = retraining.Limits(max_age_days=30, min_growth=10, min_drift=0.2)
+    return retraining.decide("cslm", "sample", limits, NOW + datetime.timedelta(days=days), lambda: counts(zh))
 
 
 def test_without_a_production_version_a_person_has_to_begin(project: Path) -> None:
@@ -102,6 +114,32 @@ def test_what_waits_to_be_promoted_is_not_trained_again(
     client().set_registered_model_alias("cslm", "candidate", version.version)
     assert decide(days).train == train
     assert why in decide(days).why
+
+
+@pytest.mark.parametrize(
+    ("days", "zh", "train", "why"),
+    [
+        (
+            1,
+            108,
+            False,
+            "bbb -> aaa, but that is not worth a training before it is 30 days old: hours of assistant",
+        ),
+        (1, 108, False, "hours of assistant.zh: 0.05556 -> 0.06 (+8.0 %, 10 % is worth a training)"),
+        (1, 112, True, "hours of assistant.zh: 0.05556 -> 0.06222 (+12.0 %"),
+        (1, 80, True, "hours of assistant.zh: 0.05556 -> 0.04444 (-20.0 %"),
+        (1, 100, False, "nothing that is counted has changed"),
+        (31, 100, True, "one bbb -> aaa; it is 31 days old, more than 30"),
+    ],
+)
+def test_new_data_must_be_worth_a_training(project: Path, days: float, zh: int, train: bool, why: str) -> None:
+    (project / "metrics").mkdir()
+    (project / "metrics" / "counts.json").write_text(json.dumps(counts(zh=100)))
+    made_by(project, "first", LOCK)
+    in_production(data_version="one=bbb", pipeline_run="first")
+    decision = decide(days, zh)
+    assert decision.train == train
+    assert why in decision.why
 
 
 def test_a_corpus_without_a_digest_is_no_reason(project: Path) -> None:
