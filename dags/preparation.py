@@ -56,7 +56,7 @@ def prepare(
     known = graph.addresses(stages, params)
     check_force(force, stages, known)
     try:
-        snapshot.branch(project, f"runs/{name}", commit_id)
+        commit_id = snapshot.branch(project, f"runs/{name}", commit_id, run.results_message(name))
     except snapshot.SnapshotFailed as error:
         raise run.RunFailed(f"prepare: {error}") from error
     log(f"run {name}: commit {commit_id} (branch runs/{name}), profile {params.get('profile', profile)}")

@@ -185,13 +185,18 @@ def record(facts: Facts, log: Log) -> str:
     run, folder = facts["run"], places.results(facts["run"])
     files = {"dvc.lock": folder / "dvc.lock"}
     files |= {str(file.relative_to(folder)): file for file in sorted((folder / "metrics").rglob("*.json"))}
-    commit_id = snapshot.add_files(places.PROJECT, f"runs/{run}", files, f"Results of run {run}")
+    commit_id = snapshot.add_files(places.PROJECT, f"runs/{run}", files, results_message(run))
     _accept(folder / "report" / "validation" / "statistics.json")
     tracking.end(facts["mlflow_run"], "FINISHED")
     shutil.rmtree(places.home() / "workspaces" / run, ignore_errors=True)
     events.emit(folder, "", "finished", commit=commit_id)
     log(f"run {run}: results are commit {commit_id} on branch runs/{run}")
     return commit_id
+
+
+def results_message(run: str) -> str:
+    """Subject of the commits on a run's branch that hold what came out."""
+    return f"Results of run {run}"
 
 
 def _accept(statistics: Path) -> None:

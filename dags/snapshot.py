@@ -80,17 +80,29 @@ def add_files(project: Path, branch: str, files: Mapping[str, Path], message: st
     return child
 
 
-def branch(project: Path, name: str, commit_id: str) -> None:
-    """Make the branch, or accept one that already is there at this commit (a repeated task).
+def branch(project: Path, name: str, commit_id: str, results: str) -> str:
+    """Make the branch; or the commit to go on with, of one that is there already (a repeated task or run).
+
+    That commit has the same files as `commit_id`. On top of it may lie only commits with `results` as their
+    subject.
 
     Raises:
-        SnapshotFailed: the branch exists with another commit: the run's name is taken.
+        SnapshotFailed: the branch exists with other files: the run's name is taken.
     """
-    existing = resolve(project, f"refs/heads/{name}")
-    if existing is None:
+    if resolve(project, f"refs/heads/{name}") is None:
         git(project, "update-ref", f"refs/heads/{name}", commit_id, "0" * 40)
-    elif existing != commit_id:
-        raise SnapshotFailed(f"branch {name} is there already with another commit: give the run another name")
+        return commit_id
+    wanted = git(project, "rev-parse", f"{commit_id}^{{tree}}")
+    for line in git(project, "log", "--first-parent", "--format=%H %T %s", f"refs/heads/{name}").splitlines():
+        made, tree, subject = line.split(" ", 2)
+        if tree == wanted:
+            return made
+        if subject != results:
+            break
+    raise SnapshotFailed(
+        f"branch {name} is there already with other code, data or parameters: give the run another name, or "
+        "start a new one in place of clearing this"
+    )
 
 
 def resolve(project: Path, ref: str) -> str | None:

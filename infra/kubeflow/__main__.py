@@ -77,8 +77,7 @@ def _compile(profile: str, overrides: dict[str, Any], remote: str) -> tuple[dict
             )
     tree = snapshot.git(places.PROJECT, "rev-parse", f"{commit_id}^{{tree}}")
     name = f"{wish}-{tree[:8]}"
-    commit_id = snapshot.resolve(places.PROJECT, f"refs/heads/runs/{name}") or commit_id
-    snapshot.branch(places.PROJECT, f"runs/{name}", commit_id)
+    commit_id = snapshot.branch(places.PROJECT, f"runs/{name}", commit_id, run.results_message(name))
     workspace = places.workspace(name, "kubeflow")
     snapshot.clone(places.PROJECT, commit_id, workspace)
     stages = graph.read_graph(workspace / "dvc.yaml")

@@ -116,6 +116,16 @@ def test_old_commit_can_be_run_again(project: Path) -> None:
     assert toy.calls(project) == []
 
 
+def test_a_run_that_has_ended_can_be_cleared_and_run_again(project: Path) -> None:
+    first = toy.states(toy.pipeline(project, "cleared", overrides={"final.plus": 3}))
+    again = toy.states(toy.pipeline(project, "cleared", overrides={"final.plus": 3}))
+    assert (first["final"], again["final"]) == ("ran", "cached")
+    assert first["commit"] == again["commit"], "the branch stays where it is"
+    process = toy.pipeline(project, "cleared", overrides={"final.plus": 4})
+    assert "runs/cleared is there already with other code, data or parameters" in process.communicate()[1]
+    toy.calls(project)
+
+
 def test_another_machine_takes_what_ran_here_from_the_shared_remote(project: Path, tmp_path: Path) -> None:
     there = {"remote": tmp_path / "remote", "overrides": {"final.plus": 7}}
     here = toy.states(toy.pipeline(project, "shared", force=["ingest", "double"], **there))

@@ -95,10 +95,27 @@ def test_forgotten_corpus_is_not_copied_into_git(repository: Path) -> None:
 
 def test_branch_of_another_run_is_not_overwritten(repository: Path) -> None:
     made = snapshot.commit(repository, "", {"params.yaml": b"x\n"}, "run")
-    snapshot.branch(repository, "runs/a", made)
-    snapshot.branch(repository, "runs/a", made)
-    with pytest.raises(snapshot.SnapshotFailed, match="another name"):
-        snapshot.branch(repository, "runs/a", _git(repository, "rev-parse", "main"))
+    assert snapshot.branch(repository, "runs/a", made, "Results") == made
+    for other in ({"params.yaml": b"y\n"}, {}):
+        commit = snapshot.commit(repository, "", other, "run")
+        with pytest.raises(snapshot.SnapshotFailed, match="another name"):
+            snapshot.branch(repository, "runs/a", commit, "Results")
+    assert _git(repository, "rev-parse", "runs/a") == made
+
+
+def test_a_repeated_run_goes_on_with_the_commit_below_its_results(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = snapshot.commit(repository, "", {"params.yaml": b"x\n"}, "run")
+    snapshot.branch(repository, "runs/a", made, "Results")
+    monkeypatch.setenv("GIT_COMMITTER_DATE", "2001-01-01T00:00:00Z")
+    again = snapshot.commit(repository, "", {"params.yaml": b"x\n"}, "run")
+    assert again != made, "the time is in a commit's id"
+    assert snapshot.branch(repository, "runs/a", again, "Results") == made
+    for result in ("first", "forced"):
+        (repository / "ignored").write_text(result)
+        snapshot.add_files(repository, "runs/a", {"dvc.lock": repository / "ignored"}, "Results")
+    assert snapshot.branch(repository, "runs/a", again, "Results") == made
 
 
 def test_clone_has_the_commit_without_the_store(repository: Path, tmp_path: Path) -> None:

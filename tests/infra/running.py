@@ -66,6 +66,12 @@ def ended(run: str, token: str, limit_s: float = LIMIT_S) -> str:
     return str(until(state, limit_s))
 
 
+def clear(dag: str, run: str, task: str, token: str) -> None:
+    """Clear a task of a run, as the page does."""
+    body = {"dry_run": False, "only_failed": False, "dag_run_id": run, "task_ids": [task]}
+    call(f"{dag}/clearTaskInstances", body, token)
+
+
 def call(
     url: str,
     body: dict[str, Any] | None = None,

@@ -82,6 +82,9 @@ def test_run_triggered_over_the_api_gives_what_the_demo_gives(
     )
     assert evaluation["asr"]["en"]["wer"] == 0.046
     assert toy.run(project, "git", "ls-tree", "--name-only", "runs/triggered", "dvc.lock").strip() == "dvc.lock"
+    running.clear(f"{airflow}/api/v2/dags/cslm_train", run, "prepare", token)
+    assert running.ended(f"{runs}/{run}", token) == "success", "a run that is done can be cleared"
+    assert running.call(f"{runs}/{run}/taskInstances/prepare", token=token)["try_number"] == 2
 
 
 def test_a_candidate_goes_to_production_when_a_person_approves(
