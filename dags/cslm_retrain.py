@@ -103,5 +103,7 @@ with DAG(
     decision >> TriggerDagRunOperator(
         task_id="train",
         trigger_dag_id="cslm_train",
+        trigger_run_id="retrain__{{ run_id }}",  # who clears this task goes on with the same training
+        reset_dag_run=True,
         conf="{{ ti.xcom_pull('decide') | tojson }}",
     )

@@ -162,6 +162,17 @@ def test_new_data_starts_a_training_from_the_production_version(
     log = f"{runs}/{started[0]['dag_run_id']}/taskInstances/prepare/logs/1"
     assert "dvc.lock of runs/triggered has no work/model" in json.dumps(running.call(log, token=token))
 
+    dag = f"{airflow}/api/v2/dags/cslm_retrain"
+    [decided] = [
+        each["dag_run_id"]
+        for each in running.call(f"{dag}/dagRuns", token=token)["dag_runs"]
+        if each["dag_run_id"] in started[0]["dag_run_id"]
+    ]
+    running.clear(dag, decided, "train", token)
+    again = f"{runs}/{started[0]['dag_run_id']}/taskInstances/prepare"
+    running.until(lambda: running.call(again, token=token)["try_number"] == 2)
+    assert len(running.call(runs, token=token)["dag_runs"]) == 2, "the same training again, and no other one"
+
 
 def test_demo_is_refused_while_airflow_runs(services: str, project: Path) -> None:
     result = toy.demo(project, RUN="beside")
