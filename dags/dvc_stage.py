@@ -18,11 +18,13 @@ from __future__ import annotations
 import argparse
 import ctypes
 import json
+import logging
 import os
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -101,7 +103,7 @@ def bring(repo: Repo, address: str, force: bool, pull: bool) -> str:
     from dvc.stage.cache import RunCacheNotFoundError
 
     *ancestors, stage = _ordered(repo, address)
-    with lock_repo(repo):
+    with _damage() as damaged, lock_repo(repo):
         for ancestor in ancestors:
             _restore(repo, ancestor, address, pull)
         if not force:
@@ -113,6 +115,7 @@ def bring(repo: Repo, address: str, force: bool, pull: bool) -> str:
     repo.reproduce(targets=[address], single_item=True, force=force)
     if pull:
         repo.push(targets=[address], run_cache=True)
+        _mend(repo, damaged)
     return "ran"
 
 
@@ -121,13 +124,44 @@ def restore_all(repo: Repo, pull: bool) -> str:
     from dvc.repo import lock_repo
     from dvc.repo.reproduce import plan_repro
 
-    with lock_repo(repo):
+    with _damage(), lock_repo(repo):
         for stage in plan_repro(repo.index.graph):
             _restore(repo, stage, "the end of the run", pull)
             if not stage.is_data_source:
                 stage.save()
                 stage.dump(update_pipeline=False)
     return "cached"
+
+
+@contextmanager
+def _damage() -> Iterator[set[str]]:
+    """Digests of what is not what its name says, told of as it is found: DVC drops it and says nothing."""
+    found: set[str] = set()
+
+    def look(record: logging.LogRecord) -> bool:
+        if str(record.msg).startswith("corrupted cache file") and isinstance(record.args, tuple):
+            path = Path(str(record.args[0]))
+            digest = path.parent.name + path.name
+            found.add(digest)
+            print(f"note: {digest} is damaged, and not used", flush=True)
+        return record.levelno > logging.DEBUG
+
+    logger = logging.getLogger("dvc_data.hashfile.db")
+    logger.setLevel(logging.DEBUG)
+    logger.addFilter(look)
+    try:
+        yield found
+    finally:
+        logger.removeFilter(look)
+        logger.setLevel(logging.NOTSET)
+
+
+def _mend(repo: Repo, damaged: set[str]) -> None:
+    """Bring to the store what was damaged there and has been made again: a push takes it to be there."""
+    cache, store = repo.cache.local, repo.cloud.get_remote_odb()
+    for digest in damaged:
+        if cache.exists(digest):
+            store.add(cache.oid_to_path(digest), cache.fs, digest, check_exists=False, verify=False)
 
 
 def _ordered(repo: Repo, address: str) -> list[Stage]:

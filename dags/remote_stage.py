@@ -93,7 +93,7 @@ def _write_config(workspace: Path, home: Path, remote: str) -> None:
         "    type = reflink,hardlink,symlink,copy",
     ]
     for name in (REMOTE, dvc_stage.EMBEDDED):
-        lines += [f"['remote \"{name}\"']", f"    url = {remote}"]
+        lines += [f"['remote \"{name}\"']", f"    url = {remote}", "    verify = true"]
     (workspace / ".dvc" / "config.local").write_text("\n".join(lines) + "\n", "utf-8")
 
 

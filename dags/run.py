@@ -235,7 +235,7 @@ def write_dvc_config(checkout: Path, no_scm: bool = False) -> None:
         f"    url = {places.PROJECT / 'store'}",
     ]
     if remote := os.environ.get("CSLM_DVC_REMOTE"):
-        lines += ["['remote \"runs\"']", f"    url = {remote}"]
+        lines += ["['remote \"runs\"']", f"    url = {remote}", "    verify = true"]
         lines[1:1] = ["    remote = runs"]
     _local_config(checkout).write_text("\n".join(lines) + "\n", "utf-8")
 

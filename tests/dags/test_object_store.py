@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,6 +46,26 @@ def test_another_machine_takes_what_ran_here_from_the_store(project: Path, write
     states = toy.states(toy.pipeline(project, "there", **there))
     assert {states[name] for name in ("ingest@one", "double", "final")} == {"cached"}
     assert toy.calls(project) == []
+
+
+def test_what_is_damaged_in_the_store_is_not_used_but_made_again(project: Path, writer: None) -> None:
+    there = {"remote": REMOTE, "overrides": {"final.plus": 6}}
+    toy.states(toy.pipeline(project, "whole", **there))
+    digest = hashlib.md5(b"48").hexdigest()  # two times 21, and 6
+    [key] = [
+        each["Key"]
+        for each in boto3.client("s3").list_objects_v2(Bucket=BUCKET, Prefix="dvc/")["Contents"]
+        if each["Key"].replace("/", "").endswith(digest)
+    ]
+    boto3.client("s3").put_object(Bucket=BUCKET, Key=key, Body=b"84")
+    forget(project)
+    states = toy.states(toy.pipeline(project, "damaged", **there))
+    assert (states["double"], states["final"]) == ("cached", "ran")
+    told = [event.get("text") for event in toy.events(project, "damaged") if event["stage"] == "final"]
+    assert told[-1] == f"{digest} is damaged, and not used"
+    assert boto3.client("s3").get_object(Bucket=BUCKET, Key=key)["Body"].read() == b"48"
+    forget(project)
+    assert toy.states(toy.pipeline(project, "mended", **there))["final"] == "cached"
 
 
 @pytest.mark.parametrize(("run", "keys"), [("wrong-secret", STRANGER), ("no-right", READER)])
