@@ -47,7 +47,7 @@ def items(facts: dict[str, Any], stage: str) -> list[str]:
     return list(facts[stage])
 
 
-@task(outlets=[assets.CANDIDATE])
+@task(outlets=[assets.CANDIDATE], execution_timeout=runners.longest_stage())
 def register(facts: dict[str, Any]) -> None:
     """One version per distinct result, with alias `candidate`."""
     with failures.readable():

@@ -19,6 +19,8 @@ log = logging.getLogger("airflow.task")
 WEBHOOK = "CSLM_FAILURE_WEBHOOK"
 """Environment variable: URL that gets a POST with JSON for every failed task."""
 WEBHOOK_TIMEOUT_S = 10
+LONGEST = timedelta(hours=2)
+"""What a task may take that is no stage, before Airflow stops it."""
 
 
 def tell(context: Mapping[str, Any]) -> None:
@@ -51,5 +53,6 @@ def arguments(owner: str) -> dict[str, Any]:
         "retry_delay": timedelta(seconds=30),
         "retry_exponential_backoff": True,
         "max_retry_delay": timedelta(minutes=15),
+        "execution_timeout": LONGEST,
         "on_failure_callback": tell,
     }

@@ -294,8 +294,13 @@ def _execute(command: list[str], folder: Path, environment: dict[str, str], line
     except FileNotFoundError as error:
         raise RunFailed(f"{error.filename} is not there: run `make setup`") from error
     assert process.stdout is not None
-    for text in process.stdout:
-        line(text.rstrip("\n"))
+    try:
+        for text in process.stdout:
+            line(text.rstrip("\n"))
+    except BaseException:  # a time limit: what was started must not outlive it
+        process.terminate()
+        process.wait()
+        raise
     return process.wait()
 
 

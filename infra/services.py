@@ -63,6 +63,7 @@ def up() -> int:
             check=True,
         )
         try:
+            runners.longest_stage()
             make_pools()
         except (ValueError, subprocess.CalledProcessError) as error:
             return _fail(str(error))

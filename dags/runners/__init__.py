@@ -10,6 +10,7 @@ Each is a module with `task_of`; what a task does, and what it leaves behind, is
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 from importlib import import_module
 from typing import Any
 
@@ -20,6 +21,10 @@ CORES = os.cpu_count() or 1
 CORE_POOL, GPU_POOL = "cslm_cores", "cslm_gpu"
 """Airflow's pools of this machine's cores and of the GPUs (CSLM_GPUS), made by `make up`. Only stages take
 their slots, so that a rollback or an answer need not wait for a training."""
+
+
+STAGE_HOURS = "CSLM_STAGE_HOURS"
+A_WEEK = "168"
 
 
 def task_of(stage: graph.Stage, facts: Any, items: Any = None) -> Any:
@@ -57,7 +62,24 @@ def arguments(stage: graph.Stage) -> dict[str, Any]:
         "map_index_template": "{{ item }}" if stage.foreach is not None else None,
         "pool": pool,
         "pool_slots": slots,
+        "execution_timeout": longest_stage(),
     }
+
+
+def longest_stage() -> timedelta:
+    """What a stage may take before it is stopped and tried again: CSLM_STAGE_HOURS, or a week.
+
+    Raises:
+        ValueError: it is no number of hours.
+    """
+    given = os.environ.get(STAGE_HOURS) or A_WEEK
+    try:
+        limit = timedelta(hours=float(given))
+    except (ValueError, OverflowError):
+        limit = timedelta(0)
+    if limit <= timedelta(0):
+        raise ValueError(f"{STAGE_HOURS}={given!r}: how many hours a stage may take, such as 12 or 168")
+    return limit
 
 
 def pools() -> dict[str, dict[str, Any]]:

@@ -93,6 +93,7 @@ class StagePod(KubernetesPodOperator):
             schedule_timeout_seconds=SCHEDULED_S,
             startup_timeout_seconds=STARTED_S,
             termination_grace_period=GRACE_S,
+            active_deadline_seconds=int(runners.longest_stage().total_seconds()),
             log_events_on_failure=True,
             log_pod_spec_on_failure=False,
             on_finish_action="delete_pod",

@@ -18,6 +18,7 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 
+from dags import run
 from tests.dags import toy
 
 
@@ -185,6 +186,18 @@ def test_killed_task_takes_its_stage_with_it(project: Path) -> None:
         time.sleep(0.2)
     pid.unlink()
     toy.calls(project)
+
+
+def test_a_command_ends_with_the_task_that_started_it(tmp_path: Path) -> None:
+    pids = []
+
+    def limit(text: str) -> None:
+        pids.append(int(text))
+        raise TimeoutError
+
+    with pytest.raises(TimeoutError):
+        run._execute(["sh", "-c", "echo $$; exec sleep 60"], tmp_path, dict(os.environ), limit)
+    assert not _lives(pids[0])
 
 
 @pytest.mark.parametrize(
