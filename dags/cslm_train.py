@@ -38,6 +38,7 @@ def prepare() -> dict[str, Any]:
             log.info,
             params["base"] or "",
             params["why"] or "",
+            dag_run.run_id,
         )
 
 

@@ -42,10 +42,12 @@ def prepare(
     log: run.Log,
     base: str = "",
     why: str = "",
+    airflow_run: str = "",
 ) -> run.Facts:
     """Commit what is to be run, check its parameters, and open its branch and MLflow run.
 
-    `base` is a version of the registered model (number or alias) to continue from; `why` is noted in MLflow.
+    `base` is a version of the registered model (number or alias) to continue from; `why` and Airflow's
+    own name of the run are noted in MLflow.
 
     Raises:
         run.RunFailed: a bad name, profile, reference, parameter or corpus path; nothing has been run then.
@@ -60,18 +62,19 @@ def prepare(
     except snapshot.SnapshotFailed as error:
         raise run.RunFailed(f"prepare: {error}") from error
     log(f"run {name}: commit {commit_id} (branch runs/{name}), profile {params.get('profile', profile)}")
+    tags = {
+        "git_commit": commit_id,
+        "profile": str(params.get("profile", profile)),
+        "airflow_run": airflow_run,
+        "mlflow.note.content": why,
+    }
+    data = datasets.tracked(params, lambda path: snapshot.text(project, commit_id, path))
     facts: run.Facts = {
         "run": name,
         "commit": commit_id,
-        "profile": str(params.get("profile", profile)),
+        "profile": tags["profile"],
         "force": force,
-        "mlflow_run": tracking.start(
-            name,
-            commit_id,
-            str(params.get("profile", profile)),
-            why,
-            datasets.tracked(params, lambda path: snapshot.text(project, commit_id, path)),
-        ),
+        "mlflow_run": tracking.start(name, tags, params, data),
     }
     facts |= {s.name: graph.items(s, params) for s in stages.values() if s.foreach is not None}
     events.emit(places.results(name), "", "prepared", stages=known, **facts)

@@ -21,6 +21,8 @@ EXPERIMENT = os.environ.get("MLFLOW_EXPERIMENT_NAME") or "cslm"
 """MLflow's own variable; components/stage.py reads the same."""
 DIGEST_LENGTH = 36
 """The longest digest that MLflow takes."""
+MOST_PARAMS = 100
+"""What MLflow takes at once."""
 MADE_BY = "mlflow_run_id"
 """Key of a metrics file that names the MLflow run which wrote it."""
 
@@ -29,12 +31,19 @@ class TrackingFailed(Exception):
     """MLflow cannot be reached or refuses; the message says where, why, and what to do."""
 
 
-def start(run: str, commit: str, profile: str, why: str = "", data: Sequence[Dataset] = ()) -> str:
-    """Id of the parent run of `run`, with `why` and `data` on its page; a repeated call finds it again."""
+def start(run: str, tags: Mapping[str, str], params: Mapping[str, Any], data: Sequence[Dataset] = ()) -> str:
+    """Id of the parent run of `run`, with all of params.yaml on its page; a repeated call finds it again.
+
+    Tags without a value are left out.
+    """
+    from mlflow.entities import Param
+
     local = not places.tracking_uri().startswith("http")
     artifacts = places.artifacts_uri() if local else None
-    tags = {"git_commit": commit, "profile": profile, "pipeline_run": run, "stage": "pipeline"}
-    tags |= {"mlflow.note.content": why} if why else {}
+    versions = ", ".join(sorted(f"{dataset.name}={dataset.digest}" for dataset in data))
+    noted = {"pipeline_run": run, "stage": "pipeline", "data_version": versions, **tags}
+    noted = {key: value for key, value in noted.items() if value}
+    shown = [Param(key, str(value)) for key, value in flat(params)]
     with _client() as client:
         experiment = client.get_experiment_by_name(EXPERIMENT)
         experiment_id = (
@@ -44,11 +53,14 @@ def start(run: str, commit: str, profile: str, why: str = "", data: Sequence[Dat
         )
         known = client.search_runs([experiment_id], f"tags.pipeline_run = '{run}' and tags.stage = 'pipeline'")
         if known:
-            client.update_run(known[0].info.run_id, status="RUNNING")
-            return str(known[0].info.run_id)
-        run_id = str(client.create_run(experiment_id, run_name=run, tags=tags).info.run_id)
+            run_id = str(known[0].info.run_id)
+            client.update_run(run_id, status="RUNNING")
+        else:
+            run_id = str(client.create_run(experiment_id, run_name=run, tags=noted).info.run_id)
         if data:
             client.log_inputs(run_id, [_input(dataset) for dataset in data])
+        for first in range(0, len(shown), MOST_PARAMS):
+            client.log_batch(run_id, params=shown[first : first + MOST_PARAMS])
         return run_id
 
 
@@ -100,13 +112,20 @@ def end(mlflow_run: str, status: str) -> None:
         client.set_terminated(mlflow_run, status)
 
 
-def numbers(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+def numbers(tree: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     """`{"asr": {"en": 1}}` -> `("asr.en", 1.0)`."""
+    for key, value in flat(tree):
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            yield key, float(value)
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """`{"asr": {"en": "x"}}` -> `("asr.en", "x")`; names as those of the stages' own runs."""
     for key, value in tree.items():
         if isinstance(value, Mapping):
-            yield from numbers(value, f"{prefix}{key}.")
-        elif isinstance(value, int | float) and not isinstance(value, bool):
-            yield f"{prefix}{key}", float(value)
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 @contextmanager

@@ -40,7 +40,8 @@ def test_first_run_runs_every_stage_and_second_is_cached(project: Path) -> None:
 
 
 def test_the_run_in_mlflow_names_its_data_and_its_reason(project: Path) -> None:
-    toy.states(toy.pipeline(project, "reasoned", why="to see what happens"))
+    request = {"why": "to see what happens", "airflow_run": "manual__1", "overrides": {"final.plus": 5}}
+    toy.states(toy.pipeline(project, "reasoned", **request))
     client = MlflowClient(f"sqlite:///{project}/var/mlflow.db")
     experiment = client.get_experiment_by_name("cslm")
     [run] = client.search_runs([experiment.experiment_id], "tags.pipeline_run = 'reasoned'")
@@ -48,7 +49,17 @@ def test_the_run_in_mlflow_names_its_data_and_its_reason(project: Path) -> None:
     assert (used.dataset.name, used.dataset.source_type) == ("one", "dvc")
     pointer = yaml.safe_load((project / "data" / "in.dvc").read_text())
     assert used.dataset.digest == pointer["outs"][0]["md5"]
-    assert run.data.tags["mlflow.note.content"] == "to see what happens"
+    tags = run.data.tags
+    assert tags["mlflow.note.content"] == "to see what happens"
+    assert tags["data_version"] == f"one={used.dataset.digest}", "as a version of the model has it"
+    assert tags["airflow_run"] == "manual__1"
+    assert run.data.params == {
+        "profile": "sample",
+        "corpora.one.path": "data/in",
+        "double.factor": "2",
+        "final.plus": "5",
+        "final.mode": "work",
+    }
 
 
 def test_results_are_committed_and_the_work_tree_is_untouched(project: Path) -> None:
