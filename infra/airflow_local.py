@@ -1,7 +1,8 @@
 """Airflow's configuration on one machine, for `make demo` and for `make up`; all under CSLM_HOME.
 
 Everything is given by environment variables, so that there is one place to look and no airflow.cfg to edit.
-The keys are in Airflow's configuration reference under the names after AIRFLOW__.
+The keys are in Airflow's configuration reference under the names after AIRFLOW__. Where things lie and how they
+are guarded is said here alone; how tasks are carried out, the user's environment may say otherwise.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import os
 import secrets
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -42,7 +43,7 @@ def database() -> str:
 
 
 def environment() -> dict[str, str]:
-    """Environment for every Airflow process of this checkout; the inherited one comes first."""
+    """Environment for every Airflow process of this checkout: places and keys, and the inherited one."""
     home = places.home() / "airflow"
     home.mkdir(parents=True, exist_ok=True)
     keys = _secrets(home / "secrets.json")
@@ -51,10 +52,6 @@ def environment() -> dict[str, str]:
         "core": {
             "dags_folder": places.PROJECT / "dags",
             "load_examples": False,
-            "executor": "LocalExecutor",
-            "parallelism": 4,
-            "default_task_retries": 2,
-            "dagbag_import_timeout": 120,
             "simple_auth_manager_users": "admin:admin",
             "simple_auth_manager_passwords_file": home / "passwords.json",
             "fernet_key": keys["fernet"],
@@ -68,22 +65,12 @@ def environment() -> dict[str, str]:
         },
         "api_auth": {"jwt_secret": keys["jwt"]},
         "logging": {"base_log_folder": home / "logs", "colored_console_log": False},
-        "dag_processor": {
-            "refresh_interval": 15,
-            "min_file_process_interval": 20,
-            "dag_file_processor_timeout": 180,
-        },
-        "scheduler": {"task_instance_heartbeat_timeout": 900, "scheduler_idle_sleep_time": 1},
         "usage_data_collection": {"enabled": False},
     }
-    flat = {
-        f"AIRFLOW__{section.upper()}__{key.upper()}": str(value)
-        for section, values in settings.items()
-        for key, value in values.items()
-    }
     return {
+        **_variables(_habits()),
         **os.environ,
-        **flat,
+        **_variables(settings),
         **places.dvc_environment(),
         **places.cache_environment(),
         "AIRFLOW_HOME": str(home),
@@ -95,6 +82,32 @@ def environment() -> dict[str, str]:
         "GIT_PYTHON_REFRESH": "quiet",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    }
+
+
+def _habits() -> dict[str, dict[str, object]]:
+    """How tasks are carried out, where the environment does not say it."""
+    return {
+        "core": {
+            "executor": "LocalExecutor",
+            "parallelism": 4,
+            "default_task_retries": 2,
+            "dagbag_import_timeout": 120,
+        },
+        "dag_processor": {
+            "refresh_interval": 15,
+            "min_file_process_interval": 20,
+            "dag_file_processor_timeout": 180,
+        },
+        "scheduler": {"task_instance_heartbeat_timeout": 900, "scheduler_idle_sleep_time": 1},
+    }
+
+
+def _variables(settings: Mapping[str, Mapping[str, object]]) -> dict[str, str]:
+    return {
+        f"AIRFLOW__{section.upper()}__{key.upper()}": str(value)
+        for section, values in settings.items()
+        for key, value in values.items()
     }
 
 
