@@ -53,6 +53,8 @@ def main(
         else:
             print(f"{seconds:6.2f} s  sounds  {len(event.samples) / SAMPLE_RATE:.2f} s", flush=True)
             spoken.append(event.samples)
+    if not spoken:
+        raise SystemExit(f"the model answered without a sound, so there is no {out}: ask again with a --seed")
     partial = out.with_name(f".{out.name}.partial")
     partial.write_bytes(encode_wav(np.concatenate(spoken)))
     partial.rename(out)
