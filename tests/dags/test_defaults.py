@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import http.server
-import json
 import logging
-import threading
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from dags import defaults
+from tests import webhook
 
 CONTEXT: dict[str, Any] = {
     "ti": SimpleNamespace(dag_id="cslm_train", run_id="r1", task_id="finetune", log_url="http://airflow/log"),
@@ -20,32 +17,10 @@ CONTEXT: dict[str, Any] = {
 }
 
 
-@pytest.fixture
-def server() -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """Address of a web server, and what it was told."""
-    told: list[dict[str, Any]] = []
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            told.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(204)
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    web = http.server.HTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=web.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{web.server_port}/hook?token=secret", told
-    web.shutdown()
-
-
-def test_a_failure_reaches_the_webhook(
-    server: tuple[str, list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    url, told = server
-    monkeypatch.setenv(defaults.WEBHOOK, url)
-    defaults.tell(CONTEXT)
+def test_a_failure_reaches_the_webhook(monkeypatch: pytest.MonkeyPatch) -> None:
+    with webhook.listening() as (url, told):
+        monkeypatch.setenv(defaults.WEBHOOK, url)
+        defaults.tell(CONTEXT)
     [facts] = told
     assert (facts["dag"], facts["task"], facts["error"]) == ("cslm_train", "finetune", "no space left")
 

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
+from tests import webhook
 from tests.dags import toy
 from tests.infra import running
 
@@ -35,9 +36,16 @@ def ports() -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def services(project: Path, ports: dict[str, str]) -> Iterator[str]:
+def failures() -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """Address of the webhook, and what it was told."""
+    with webhook.listening() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def services(project: Path, ports: dict[str, str], failures: tuple[str, list[dict[str, Any]]]) -> Iterator[str]:
     """What `up` printed; `down` at the end, even of a failed test."""
-    up = running.services(project, ports, "up")
+    up = running.services(project, ports | {"CSLM_FAILURE_WEBHOOK": failures[0]}, "up")
     try:
         assert up.returncode == 0, up.stdout + up.stderr
         yield up.stdout
@@ -111,7 +119,13 @@ def test_a_candidate_goes_to_production_when_a_person_approves(
     ("answer", "version", "state"), [("Reject", None, "success"), (None, 13, "failed")], ids=["person", "gate"]
 )
 def test_what_a_person_or_the_gate_refuses_stays_out(
-    services: str, project: Path, ports: dict[str, str], answer: str | None, version: int | None, state: str
+    services: str,
+    failures: tuple[str, list[dict[str, Any]]],
+    project: Path,
+    ports: dict[str, str],
+    answer: str | None,
+    version: int | None,
+    state: str,
 ) -> None:
     airflow, token = running.airflow(project, ports)
     dag = f"{airflow}/api/v2/dags/cslm_promote/dagRuns"
@@ -122,6 +136,11 @@ def test_what_a_person_or_the_gate_refuses_stays_out(
         running.call(detail, {"chosen_options": [answer]}, token, method="PATCH")
     assert running.ended(f"{dag}/{run}", token) == state
     assert [call["command"] for call in _promote_calls(project)[before:]] == ["gate"]
+    if state == "failed":
+        [told] = running.until(lambda: failures[1])
+        assert (told["dag"], told["run"], told["task"]) == ("cslm_promote", run, "gate")
+        assert "version 13 is unlucky" in told["error"]
+        assert told["log"].startswith(airflow)
 
 
 def test_a_rollback_needs_a_reason_and_notes_who(services: str, project: Path, ports: dict[str, str]) -> None:
