@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -42,5 +44,22 @@ def test_airflow_and_mlflow_keep_all_in_postgresql(tmp_path: Path, server: Postg
     assert set(server.query("mlflow", named)) == {"first"}
     assert not (project / "var" / "mlflow.db").exists()
     assert not (project / "var" / "airflow" / "airflow.db").exists()
+    _copy_and_bring_back(project, variables, server)
     for log in (project / "var" / "logs").rglob("*.log"):
         assert server.environment["PGPASSWORD"] not in log.read_text(errors="replace"), log
+
+
+def _copy_and_bring_back(project: Path, variables: dict[str, str], server: Postgres) -> None:
+    """Both databases by the commands of docs/operators.md, after they were lost."""
+    text = (toy.CHECKOUT / "docs" / "operators.md").read_text("utf-8")
+    blocks = re.findall(r"```bash\n(pg_[^`]+)```", text)
+    named = "SELECT value FROM tags WHERE key = 'pipeline_run'"
+    for commands, lost in zip(blocks, (False, True), strict=True):
+        if lost:
+            for database in ("airflow", "mlflow"):
+                server.query(database, "DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+        subprocess.run(
+            ["bash", "-e", "-c", commands], cwd=project, env=toy.environment(project) | variables, check=True
+        )
+    assert server.query("airflow", "SELECT state FROM dag_run WHERE dag_id = 'cslm_train'") == ["success"]
+    assert set(server.query("mlflow", named)) == {"first"}
