@@ -18,6 +18,7 @@ from components.stage import Stage, StageFailed, home
 from cslm.packing import PackedRows
 from cslm.sequences import SequenceBuilder
 from cslm.training import TrainingConfig, train
+from cslm.training.nodes import BadNodes, Nodes
 from cslm.training.preemption import Preempted
 from cslm.training.ranks import Job, RanksFailed, train_on_ranks
 from cslm.training.trainer import LossNotFinite, rows_of_step
@@ -64,15 +65,16 @@ def explained() -> Iterator[None]:
 
 
 def check_ranks(name: str, config: TrainingConfig, rows: PackedRows, ranks: int) -> None:
-    """Can so many ranks train on these rows here?
+    """Can so many ranks train on these rows here, and on the nodes beside this one?
 
     Raises:
-        StageFailed: a step's rows cannot be shared, or there are fewer GPUs than ranks.
+        StageFailed: a step's rows or the ranks cannot be shared, or there are fewer GPUs here than ranks.
     """
     gpus = torch.cuda.device_count()
-    if 0 < gpus < ranks:
-        raise StageFailed(f"{name}.ranks: {ranks} ranks need as many GPUs, and there are {gpus}")
     try:
+        mine = len(Nodes.here().ranks(ranks))
+        if 0 < gpus < mine:
+            raise BadNodes(f"{mine} ranks need as many GPUs, and there are {gpus}")
         rows_of_step(config, rows, ranks)
     except ValueError as error:
         raise StageFailed(f"{name}.ranks: {error}") from error

@@ -1,7 +1,8 @@
-"""A training of several ranks on this machine: a process each, which all end if one of them dies.
+"""A training of several ranks: a process each, which all end if one of them dies.
 
+They work on one machine, or on several nodes that share a volume, as many on each (`cslm.training.nodes`).
 Every rank takes its share of each step's rows, so a step sees the same rows in the same order as with one rank.
-The ranks stay in the group of the process that starts them, and die with it.
+The ranks of a machine stay in the group of the process that starts them, and die with it.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from cslm.training.nodes import Nodes
 from cslm.training.preemption import Preempted, asked_to_end
 from cslm.training.trainer import Trained, TrainingConfig
 
@@ -61,23 +63,24 @@ class Job:
 def train_on_ranks(
     ranks: int, job: Job, on_log: Callable[[int, dict[str, float]], None]
 ) -> tuple[PreTrainedModel, Trained]:
-    """Do the job with as many processes of this machine; the trained model, and what its training did.
+    """Do the job with as many processes; the trained model, and what its training did.
+
+    With several nodes this is node 0, whose ranks these are partly; the other ones are called (`join_ranks`).
 
     Raises:
+        BadNodes: the nodes cannot share the ranks.
         RanksFailed: one of them has failed; the others are ended then.
         Preempted: SIGTERM came to this process or to a rank, and the checkpoint is written.
     """
+    nodes = Nodes.here()
+    mine = nodes.ranks(ranks)
     job.result.mkdir(parents=True)
     path = job.result / JOB
     path.write_text(json.dumps(asdict(job), default=str), "utf-8")
+    nodes.call(ranks, path)
     processes: list[subprocess.Popen[str]] = []
-
-    def end() -> None:
-        for process in processes:
-            process.terminate()
-
-    with asked_to_end(end):
-        processes += _start(ranks, path)
+    with asked_to_end(lambda: _end(processes)):
+        processes += _start(ranks, mine, path, nodes)
         first = processes[0]
         failed: list[int] = []
         watch = threading.Thread(target=_end_together, args=(processes, failed))
@@ -90,14 +93,41 @@ def train_on_ranks(
             raise
         finally:
             watch.join()
+    _check(processes, failed, ranks, mine)
+    trained = Trained(**json.loads((job.result / TRAINED).read_text("utf-8")))
+    return AutoModelForCausalLM.from_pretrained(job.result, dtype="float32"), trained
+
+
+def join_ranks(ranks: int, job: Path, nodes: Nodes) -> None:
+    """Do this node's part of a job that node 0 has begun; `job` is the file that it wrote.
+
+    Raises:
+        BadNodes: the nodes cannot share the ranks.
+        RanksFailed: a rank of this node has failed; its others are ended then.
+        Preempted: SIGTERM came to this process or to a rank of any node, and the checkpoint is written.
+    """
+    mine = nodes.ranks(ranks)
+    processes: list[subprocess.Popen[str]] = []
+    failed: list[int] = []
+    with asked_to_end(lambda: _end(processes)):
+        processes += _start(ranks, mine, job, nodes)
+        _end_together(processes, failed)
+    _check(processes, failed, ranks, mine)
+
+
+def _end(processes: list[subprocess.Popen[str]]) -> None:
+    for process in processes:
+        process.terminate()
+
+
+def _check(processes: list[subprocess.Popen[str]], failed: list[int], ranks: int, mine: range) -> None:
+    """Raise what has happened to the ranks of this machine, if it was not good."""
     if failed:
         code = processes[failed[0]].returncode
         how = f"was killed by signal {-code}" if code < 0 else "has ended with an error, which stands above"
-        raise RanksFailed(f"rank {failed[0]} of {ranks} {how}")
-    if first.returncode == PREEMPTED:
+        raise RanksFailed(f"rank {mine[failed[0]]} of {ranks} {how}")
+    if processes[0].returncode == PREEMPTED:
         raise Preempted("it was told to end (SIGTERM): the same command goes on from its last checkpoint")
-    trained = Trained(**json.loads((job.result / TRAINED).read_text("utf-8")))
-    return AutoModelForCausalLM.from_pretrained(job.result, dtype="float32"), trained
 
 
 def _listen(first: subprocess.Popen[str], on_log: Callable[[int, dict[str, float]], None]) -> None:
@@ -112,16 +142,13 @@ def _listen(first: subprocess.Popen[str], on_log: Callable[[int, dict[str, float
                 print(line, end="", flush=True)
 
 
-def _start(ranks: int, job: Path) -> list[subprocess.Popen[str]]:
-    """The ranks, with the variables by which torch, accelerate and DeepSpeed find each other."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    threads = max(1, torch.get_num_threads() // ranks)  # more would wait for each other
+def _start(ranks: int, mine: range, job: Path, nodes: Nodes) -> list[subprocess.Popen[str]]:
+    """This machine's ranks, with the variables by which torch, accelerate and DeepSpeed find each other."""
+    threads = max(1, torch.get_num_threads() // len(mine))  # more would wait for each other
     shared = {
         "WORLD_SIZE": str(ranks),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
+        "MASTER_ADDR": nodes.address,
+        "MASTER_PORT": str(nodes.port or _free_port()),
         "OMP_NUM_THREADS": str(threads),
     }
     return [
@@ -130,10 +157,16 @@ def _start(ranks: int, job: Path) -> list[subprocess.Popen[str]]:
             stdout=subprocess.PIPE if rank == 0 else None,
             text=True,
             errors="replace",
-            env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(local)},
         )
-        for rank in range(ranks)
+        for local, rank in enumerate(mine)
     ]
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def _end_together(processes: list[subprocess.Popen[str]], failed: list[int]) -> None:

@@ -40,3 +40,10 @@ def test_each_rank_needs_a_gpu_where_there_are_some(rows: PackedRows, monkeypatc
     check_ranks("finetune", config, rows, 2)
     with pytest.raises(StageFailed, match=r"finetune.ranks: 4 ranks need as many GPUs, and there are 2"):
         check_ranks("finetune", config, rows, 4)
+    nodes = {"NNODES": "2", "NODE_RANK": "0", "MASTER_ADDR": "node-0", "MASTER_PORT": "29400"}
+    for variable, value in nodes.items():
+        monkeypatch.setenv(f"PET_{variable}", value)
+    monkeypatch.setenv("CSLM_JOB", "job.json")
+    check_ranks("finetune", config, rows, 4)
+    with pytest.raises(StageFailed, match=r"finetune.ranks: 1 ranks cannot be shared among 2 nodes"):
+        check_ranks("finetune", config, rows, 1)

@@ -1,8 +1,14 @@
-"""Several real ranks learn what one learns, step by step."""
+"""Several real ranks learn what one learns, step by step; on one machine or on two."""
 
 from __future__ import annotations
 
 import dataclasses
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -14,7 +20,7 @@ from cslm.packing import PackedRows, pack
 from cslm.sequences import SequenceBuilder
 from cslm.training import TrainingConfig
 from cslm.training.preemption import Preempted
-from cslm.training.ranks import Job, RanksFailed, train_on_ranks
+from cslm.training.ranks import PREEMPTED, Job, RanksFailed, train_on_ranks
 from cslm.training.trainer import rows_of_step
 from tests import tiny
 
@@ -139,6 +145,72 @@ def _ranks_at_work() -> list[psutil.Process]:
     family = psutil.Process().children(recursive=True)
     ranks = [process for process in family if "RANK" in process.environ()]
     return sorted(ranks, key=lambda process: int(process.environ()["RANK"]))
+
+
+@contextmanager
+def _second_node(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[subprocess.Popen[str]]:
+    """Another node, which shares this folder and nothing else; this process becomes the first one."""
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        port = probe.getsockname()[1]
+    told = {"PET_NNODES": "2", "PET_MASTER_ADDR": socket.gethostname(), "PET_MASTER_PORT": str(port)}
+    told |= {"CSLM_JOB": str(folder / "job.json"), "PET_NODE_RANK": "0"}
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    command = [sys.executable, "-m", "cslm.training.join", str(folder / "result.json")]
+    other = subprocess.Popen(
+        command,
+        env={**os.environ, "PET_NODE_RANK": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        yield other
+    finally:
+        other.kill()
+
+
+def test_two_nodes_learn_what_one_machine_learns(
+    job: Job, together: list[Losses], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with _second_node(tmp_path, monkeypatch) as other:
+        _same(together, _losses(job, tmp_path / "two", 2))
+        said, _ = other.communicate(timeout=120)
+    assert other.returncode == 0, said
+    assert "node 1 of 2 trains with range(1, 2) of 2" in said
+
+
+def test_a_node_whose_rank_dies_ends_the_training_of_both(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = dataclasses.replace(job, checkpoints=tmp_path / "checkpoints", result=tmp_path / "result")
+    with _second_node(tmp_path, monkeypatch) as other:
+
+        def kill(step: int, numbers: Losses) -> None:
+            if step == STEPS // 2:
+                psutil.Process(other.pid).children()[0].kill()
+
+        with pytest.raises(RanksFailed, match="rank 0 of 2"):
+            train_on_ranks(2, mine, kill)
+        said, _ = other.communicate(timeout=120)
+    assert other.returncode == 1
+    assert "rank 1 of 2 was killed by signal 9" in said
+    assert list(mine.checkpoints.glob("checkpoint-*/whole")), "nothing to go on from"
+
+
+def test_a_node_that_is_taken_away_ends_both_with_a_checkpoint(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changed = dataclasses.replace(job.config, checkpoint_minutes=1000.0, max_steps=500)
+    mine = dataclasses.replace(job, checkpoints=tmp_path / "checkpoints", result=tmp_path / "a", config=changed)
+    with _second_node(tmp_path, monkeypatch) as other:
+        with pytest.raises(Preempted):
+            train_on_ranks(2, mine, lambda step, numbers: other.terminate() if step == 10 else None)
+        said, _ = other.communicate(timeout=120)
+    assert other.returncode == PREEMPTED, said
+    [checkpoint] = mine.checkpoints.glob("checkpoint-*")
+    assert (checkpoint / "whole").exists()
 
 
 def test_no_rank_takes_a_step_that_another_one_cannot(job: Job, tmp_path: Path) -> None:
