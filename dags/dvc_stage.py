@@ -10,6 +10,9 @@ an ancestor that is not there is an error, since its work belongs to another con
 the stage itself: from the run cache if it is there, else by running its command. `--restore-all` also
 writes the merged dvc.lock. The result file says which it was: `{"state": "cached"}` or `{"state": "ran"}`.
 
+On several nodes (PET_NODE_RANK, as Kubeflow Trainer sets it) only the first one does that. The others, in the
+same workspace, join in if the stage trains (cslm.training.join).
+
 Exit codes: 0 done, 1 the stage failed, 3 an ancestor or an input is missing.
 """
 
@@ -21,6 +24,7 @@ import json
 import logging
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -34,6 +38,7 @@ if TYPE_CHECKING:
 
 EMBEDDED = "embedded"
 REMOTE = "CSLM_DVC_REMOTE"
+NODE = "PET_NODE_RANK"
 PR_SET_PDEATHSIG = 1
 FIRST = 1
 """Process id in a container, which has no parent to die with."""
@@ -50,6 +55,9 @@ def main() -> int:
     arguments = _arguments()
     die_with_parent()
     os.chdir(arguments.workspace)
+    if os.environ.get(NODE, "0") != "0":
+        join = ["python", "-m", "cslm.training.join", str(arguments.result)]
+        return subprocess.run(join, check=False).returncode
     return told(lambda: _work(arguments), arguments.pull)
 
 

@@ -2,7 +2,7 @@
 
     local       a process beside Airflow, in the environment that `make setup` made
     docker      a container of its image (make images), with the cores and memory of dvc.yaml's `meta`
-    kubernetes  the same as a pod of a cluster
+    kubernetes  the same as a pod of a cluster; with CSLM_NODES trainings are TrainJobs of Kubeflow Trainer
 
 Each is a module with `task_of`; what a task does, and what it leaves behind, is the same (`dags.run`).
 """
@@ -33,7 +33,8 @@ def task_of(stage: graph.Stage, facts: Any, items: Any = None) -> Any:
     Raises:
         ValueError: CSLM_RUNNER names no runner.
     """
-    return import_module(f"dags.runners.{_runner()}").task_of(stage, facts, items)
+    module = "train_job" if nodes(stage) > 1 else _runner()
+    return import_module(f"dags.runners.{module}").task_of(stage, facts, items)
 
 
 def _runner() -> str:
@@ -46,10 +47,10 @@ def _runner() -> str:
 def arguments(stage: graph.Stage) -> dict[str, Any]:
     """What every runner's task of a stage is made with.
 
-    It takes as many slots of the GPUs' pool as it has GPUs, or of the cores' pool as it has cores; on a
-    cluster, whose own quota holds, one of the common pool.
+    It takes as many slots of the GPUs' pool as it has GPUs on all its nodes, or of the cores' pool as it has
+    cores; on a cluster, whose own quota holds, one of the common pool.
     """
-    wanted, cores = gpus(stage), min(int(stage.meta.get("cpus", 1)), CORES)
+    wanted, cores = gpus(stage) * nodes(stage), min(int(stage.meta.get("cpus", 1)), CORES)
     if wanted:
         pool, slots = GPU_POOL, wanted
     elif _runner() == "kubernetes":
@@ -94,8 +95,20 @@ def pools() -> dict[str, dict[str, Any]]:
 
 
 def gpus(stage: graph.Stage) -> int:
-    """GPUs that a stage gets: what dvc.yaml's `meta` wants, of those that there are (CSLM_GPUS)."""
-    return min(int(stage.meta.get("gpus", 0)), gpus_at_hand())
+    """GPUs of each node of a stage: what dvc.yaml's `meta` wants, of its share of CSLM_GPUS."""
+    return min(int(stage.meta.get("gpus", 0)), gpus_at_hand() // nodes(stage))
+
+
+def nodes(stage: graph.Stage) -> int:
+    """Nodes that a stage works on: what `meta` wants, of those that it may have (CSLM_NODES); a cluster's only.
+
+    Raises:
+        ValueError: CSLM_NODES is no number.
+    """
+    given = os.environ.get("CSLM_NODES") or "1"
+    if not given.isdigit() or int(given) < 1:
+        raise ValueError(f"CSLM_NODES={given!r}: how many nodes a training may have, such as 1 or 3")
+    return min(int(stage.meta.get("nodes", 1)), int(given)) if _runner() == "kubernetes" else 1
 
 
 def gpus_at_hand() -> int:

@@ -18,7 +18,7 @@ from kubernetes.client import ApiClient
 from kubernetes.client import models as k8s
 
 from dags import failures, graph, images, places, run, runners
-from dags.runners import container, docker, kubernetes
+from dags.runners import container, docker, kubernetes, pods
 from tests.dags import toy
 
 STAGES = graph.read_graph(places.PROJECT / "dvc.yaml")
@@ -315,10 +315,10 @@ def test_only_what_another_try_can_mend_is_tried_again(
 
 @given(st.text(min_size=1, max_size=90), st.sampled_from(["validate", "tokenize@en", "ingest@My corpus"]))
 def test_names_of_pods_are_valid_and_different(name: str, address: str) -> None:
-    given = kubernetes.pod_name(name, address)
+    given = pods.name(name, address)
     assert re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", given), "RFC 1123"
-    assert given != kubernetes.pod_name(name, address.upper())
-    assert given != kubernetes.pod_name(name + "x", address)
+    assert given != pods.name(name, address.upper())
+    assert given != pods.name(name + "x", address)
 
 
 def test_an_image_changes_its_name_with_the_lock(tmp_path: Path) -> None:

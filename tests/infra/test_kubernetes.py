@@ -13,7 +13,8 @@ import yaml
 
 from dags import graph, places
 from dags.runners import container
-from dags.runners.kubernetes import LABELS
+from dags.runners.pods import LABELS
+from tests import trainer_schema
 
 FOLDER = places.PROJECT / "infra" / "kubernetes"
 OVERLAYS = sorted(path.name for path in (FOLDER / "overlays").iterdir())
@@ -25,15 +26,17 @@ def _documents(path: Path) -> list[dict[str, Any]]:
     return list(yaml.safe_load_all(path.read_text("utf-8")))
 
 
-def _one(kind: str) -> dict[str, Any]:
-    [found] = [d for path in MANIFESTS for d in _documents(path) if d["kind"] == kind]
-    return found
+def _all(kind: str) -> list[dict[str, Any]]:
+    return [d for path in MANIFESTS for d in _documents(path) if d["kind"] == kind]
 
 
 @pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: str(path.relative_to(FOLDER)))
 def test_every_manifest_is_valid(path: Path) -> None:
     for document in _documents(path):
-        kubernetes_validate.validate(document, kubernetes_validate.latest_version(), strict=True)
+        if document["kind"] in trainer_schema.KINDS:
+            trainer_schema.validate(document)
+        else:
+            kubernetes_validate.validate(document, kubernetes_validate.latest_version(), strict=True)
 
 
 def test_every_manifest_is_used() -> None:
@@ -54,9 +57,11 @@ def test_an_overlay_puts_all_into_its_namespace(overlay: str) -> None:
     documents = list(yaml.safe_load_all(built))
     assert {d["metadata"].get("namespace") for d in documents if d["kind"] != "Namespace"} == {"cslm"}
     assert {"ResourceQuota", "Role", "NetworkPolicy", "PodDisruptionBudget"} <= {d["kind"] for d in documents}
-    [binding] = [d for d in documents if d["kind"] == "RoleBinding"]
     accounts = {d["metadata"]["name"] for d in documents if d["kind"] == "ServiceAccount"}
-    assert binding["subjects"][0]["name"] in accounts
+    roles = {d["metadata"]["name"] for d in documents if d["kind"] == "Role"}
+    bindings = [d for d in documents if d["kind"] == "RoleBinding"]
+    assert {binding["subjects"][0]["name"] for binding in bindings} <= accounts
+    assert {binding["roleRef"]["name"] for binding in bindings} == roles
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -69,9 +74,19 @@ def test_a_quota_leaves_room_for_the_largest_stage(overlay: str) -> None:
 
 
 def test_policies_are_about_the_pods_of_stages() -> None:
-    assert _one("NetworkPolicy")["spec"]["podSelector"]["matchLabels"] == LABELS
-    budget = _one("PodDisruptionBudget")["spec"]
+    for policy in _all("NetworkPolicy"):
+        assert policy["spec"]["podSelector"]["matchLabels"] == LABELS
+    [runtime] = _all("TrainingRuntime")
+    [nodes] = runtime["spec"]["template"]["spec"]["replicatedJobs"]
+    assert nodes["template"]["spec"]["template"]["metadata"]["labels"] == LABELS
+    [budget] = [each["spec"] for each in _all("PodDisruptionBudget")]
     assert budget["selector"]["matchLabels"] == LABELS
     assert set(budget) == {"selector", "minAvailable"}, "pods without a controller know no maxUnavailable"
-    quotas = [d for path in MANIFESTS for d in _documents(path) if d["kind"] == "ResourceQuota"]
-    assert all(budget["minAvailable"] > int(quota["spec"]["hard"]["pods"]) for quota in quotas)
+    assert all(budget["minAvailable"] > int(each["spec"]["hard"]["pods"]) for each in _all("ResourceQuota"))
+
+
+def test_the_quota_of_several_nodes_has_room_for_all_of_them() -> None:
+    [quota] = _documents(FOLDER / "overlays" / "nodes" / "quota.yaml")
+    hard = quota["spec"]["hard"]
+    gpus = max(int(stage.meta.get("gpus", 0)) * int(stage.meta.get("nodes", 1)) for stage in STAGES.values())
+    assert int(hard["requests.nvidia.com/gpu"]) >= gpus
