@@ -7,7 +7,7 @@ $(error a path with blanks cannot be used: this checkout is "$(CURDIR)", CSLM_HO
 endif
 export PYTHONPATH := $(CURDIR)
 export CSLM_HOME := $(abspath $(or $(CSLM_HOME),var))
-export AIRFLOW_PORT MLFLOW_PORT CHAT_PORT PROFILE SET FORCE REF RUN BASE CSLM_DVC_REMOTE CSLM_RUNNER
+export AIRFLOW_PORT MLFLOW_PORT CHAT_PORT PROFILE SET FORCE REF RUN BASE CSLM_DVC_REMOTE CSLM_RUNNER CSLM_REGISTRY OVERLAY
 # Libraries keep their caches here, not in the home folder.
 export XDG_CACHE_HOME := $(CSLM_HOME)/cache
 export XDG_CONFIG_HOME := $(CSLM_HOME)/config
@@ -16,7 +16,7 @@ PYTEST := -m pytest -q --durations=5
 TWO := -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo from-scratch ablations chat dags history images kubeflow kubeflow-local up down compose compose-down \
+.PHONY: help setup demo from-scratch ablations chat dags history images kubeflow kubeflow-local up down compose compose-down kubernetes \
 	test test-slow test-orchestrator test-components lint clean
 
 help:  ## This list
@@ -66,6 +66,9 @@ compose: setup  ## All of it in containers: PostgreSQL, object store, MLflow, Ai
 
 compose-down:  ## Stop those; what they keep stays in their volumes
 	@$(ORCHESTRATOR) -m infra.compose down
+
+kubernetes: setup  ## The same for a cluster: its manifests and the code, as files (CSLM_REGISTRY=, OVERLAY=all or trial)
+	@$(ORCHESTRATOR) -m infra.cluster
 
 test: setup  ## The test suite, but for what needs containers or an object store for the whole graph
 	@$(MAKE) --no-print-directory test-orchestrator test-components

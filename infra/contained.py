@@ -1,10 +1,10 @@
-"""What the containers of infra/compose.yaml do that are of the orchestrator's image.
+"""What containers of the orchestrator's image do, in infra/compose.yaml and infra/kubernetes/services.
 
 Run:  python -m infra.contained prepare            databases, bucket, Airflow's tables and pools: first of all
       python -m infra.contained airflow scheduler  one of Airflow's services
       python -m infra.contained healthy scheduler  exit code 0 if Airflow hears of that service
 
-Names of other containers, users and the bucket are those of infra/compose.yaml.
+Names of other containers and of the databases' users are those of infra/compose.yaml.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ def prepare() -> int:
 
     (places.home() / "tmp").mkdir(parents=True, exist_ok=True)
     services.passwords()
-    _waiting("PostgreSQL", _make_databases)
+    if "PGHOST" in os.environ:  # else somebody has made them
+        _waiting("PostgreSQL", _make_databases)
     _waiting("the object store", _make_bucket)
     airflow_local.migrate(again=True)  # the mark of before tells nothing of a volume
     services.make_pools()
@@ -91,12 +92,17 @@ def _make_databases() -> None:
 
 
 def _make_bucket() -> None:
-    """The bucket of CSLM_ARTIFACTS."""
+    """The bucket of CSLM_ARTIFACTS; where it is there, rights on it are enough."""
     import boto3
+    from botocore.exceptions import ClientError
 
     bucket = places.artifacts_uri().removeprefix("s3://").partition("/")[0]
     store = boto3.client("s3")
-    if bucket not in {each["Name"] for each in store.list_buckets()["Buckets"]}:
+    try:
+        store.head_bucket(Bucket=bucket)
+    except ClientError as error:
+        if error.response["ResponseMetadata"]["HTTPStatusCode"] != 404:
+            raise
         store.create_bucket(Bucket=bucket)
 
 

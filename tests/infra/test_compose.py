@@ -12,9 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import boto3
 import psycopg
 import pytest
 import yaml
+from botocore.exceptions import ClientError
+from botocore.stub import Stubber
 
 from dags import images, places
 from dags.runners import container, docker
@@ -173,6 +176,25 @@ def test_airflow_and_mlflow_have_a_database_each(monkeypatch: pytest.MonkeyPatch
         with psycopg.connect(**where, user="mlflow", password="it's another", dbname="mlflow") as own:
             assert own.execute("SELECT count(*) FROM runs").fetchone() == (0,), "what was there stays"
             assert own.execute("SHOW server_encoding").fetchone() == ("UTF8",)
+
+
+@pytest.mark.parametrize(("found", "made"), [(200, False), (404, True)])
+def test_a_bucket_is_made_where_it_is_missing(found: int, made: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing else is asked of the store: whose bucket it is may have no right to list all of them."""
+    store = boto3.client("s3", region_name="us-east-1", aws_access_key_id="a", aws_secret_access_key="b")
+    monkeypatch.setenv("CSLM_ARTIFACTS", "s3://models/mlflow")
+    monkeypatch.setattr(boto3, "client", lambda name: store)
+    with Stubber(store) as answers:
+        if made:
+            answers.add_client_error("head_bucket", str(found), http_status_code=found)
+            answers.add_response("create_bucket", {}, {"Bucket": "models"})
+        else:
+            answers.add_response("head_bucket", {}, {"Bucket": "models"})
+        contained._make_bucket()
+        answers.assert_no_pending_responses()
+        answers.add_client_error("head_bucket", "403", http_status_code=403)
+        with pytest.raises(ClientError):
+            contained._make_bucket()
 
 
 def test_the_orchestrators_image_has_no_tests_and_linters() -> None:

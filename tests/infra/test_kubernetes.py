@@ -18,7 +18,10 @@ from tests import trainer_schema
 
 FOLDER = places.PROJECT / "infra" / "kubernetes"
 OVERLAYS = sorted(path.name for path in (FOLDER / "overlays").iterdir())
-MANIFESTS = sorted(path for path in FOLDER.rglob("*.yaml") if path.name != "kustomization.yaml")
+FILES = sorted(path for path in FOLDER.rglob("*.yaml") if path.name != "kustomization.yaml")
+PATCHES = {FOLDER / "overlays" / "trial" / "prepare.yaml", *(FOLDER / "services" / "patches").iterdir()}
+"""Parts of objects; as wholes they are tested in test_cluster.py."""
+MANIFESTS = [path for path in FILES if path not in PATCHES]
 STAGES = graph.read_graph(places.PROJECT / "dvc.yaml")
 
 
@@ -27,7 +30,9 @@ def _documents(path: Path) -> list[dict[str, Any]]:
 
 
 def _all(kind: str) -> list[dict[str, Any]]:
-    return [d for path in MANIFESTS for d in _documents(path) if d["kind"] == kind]
+    """Objects that are about stages, not those of the services."""
+    stages = (FOLDER / "base", FOLDER / "overlays" / "nodes")
+    return [d for path in MANIFESTS if path.parent in stages for d in _documents(path) if d["kind"] == kind]
 
 
 @pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: str(path.relative_to(FOLDER)))
@@ -42,11 +47,12 @@ def test_every_manifest_is_valid(path: Path) -> None:
 def test_every_manifest_is_used() -> None:
     used = set()
     for listing in FOLDER.rglob("kustomization.yaml"):
-        for name in yaml.safe_load(listing.read_text("utf-8"))["resources"]:
+        listed = yaml.safe_load(listing.read_text("utf-8"))
+        for name in [*listed["resources"], *(patch["path"] for patch in listed.get("patches", []))]:
             target = (listing.parent / name).resolve()
             assert target.exists(), f"{listing}: {name} is not there"
             used.add(target)
-    assert {path.resolve() for path in MANIFESTS} <= used
+    assert {path.resolve() for path in FILES} <= used
 
 
 @pytest.mark.skipif(not shutil.which("kubectl"), reason="needs kubectl: apt-get install kubernetes-client")
@@ -57,11 +63,10 @@ def test_an_overlay_puts_all_into_its_namespace(overlay: str) -> None:
     documents = list(yaml.safe_load_all(built))
     assert {d["metadata"].get("namespace") for d in documents if d["kind"] != "Namespace"} == {"cslm"}
     assert {"ResourceQuota", "Role", "NetworkPolicy", "PodDisruptionBudget"} <= {d["kind"] for d in documents}
-    accounts = {d["metadata"]["name"] for d in documents if d["kind"] == "ServiceAccount"}
-    roles = {d["metadata"]["name"] for d in documents if d["kind"] == "Role"}
-    bindings = [d for d in documents if d["kind"] == "RoleBinding"]
-    assert {binding["subjects"][0]["name"] for binding in bindings} <= accounts
-    assert {binding["roleRef"]["name"] for binding in bindings} == roles
+    names = {(d["kind"], d["metadata"]["name"]) for d in documents}
+    for binding in [d for d in documents if d["kind"] == "RoleBinding"]:
+        assert {("ServiceAccount", subject["name"]) for subject in binding["subjects"]} <= names
+        assert ("Role", binding["roleRef"]["name"]) in names
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -82,7 +87,9 @@ def test_policies_are_about_the_pods_of_stages() -> None:
     [budget] = [each["spec"] for each in _all("PodDisruptionBudget")]
     assert budget["selector"]["matchLabels"] == LABELS
     assert set(budget) == {"selector", "minAvailable"}, "pods without a controller know no maxUnavailable"
-    assert all(budget["minAvailable"] > int(each["spec"]["hard"]["pods"]) for each in _all("ResourceQuota"))
+    for overlay in OVERLAYS:
+        [quota] = _documents(FOLDER / "overlays" / overlay / "quota.yaml")
+        assert budget["minAvailable"] > int(quota["spec"]["hard"]["pods"])
 
 
 def test_the_quota_of_several_nodes_has_room_for_all_of_them() -> None:
