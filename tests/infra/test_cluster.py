@@ -80,9 +80,19 @@ def pods(documents: list[Document]) -> dict[str, Document]:
     return {d["metadata"]["name"]: d["spec"]["template"] for d in documents if d["kind"] in MAKERS}
 
 
-def test_every_object_is_valid(documents: list[Document]) -> None:
+def test_every_object_is_valid_and_in_the_namespace(documents: list[Document]) -> None:
     for document in documents:
         kubernetes_validate.validate(document, kubernetes_validate.latest_version(), strict=True)
+    assert {d["metadata"].get("namespace") for d in documents if d["kind"] != "Namespace"} == {"cslm"}
+
+
+def test_every_manifest_is_used() -> None:
+    for listing in {cluster.OVERLAYS / name for name in FLOWS} | {cluster.OVERLAYS.parent / "services"}:
+        listed = yaml.safe_load((listing / "kustomization.yaml").read_text("utf-8"))
+        used = {
+            listing / name for name in [*listed["resources"], *(each["path"] for each in listed["patches"])]
+        }
+        assert set(listing.rglob("*.yaml")) - {listing / "kustomization.yaml"} <= used
 
 
 def test_every_image_is_built_here_or_that_of_compose(
