@@ -16,7 +16,7 @@ import yaml
 
 from dags import graph, images, places
 from dags.runners import container
-from dags.runners.kubernetes import LABELS
+from dags.runners.pods import LABELS
 from infra import cluster, contained
 from tests.infra import network
 

@@ -63,9 +63,10 @@ def test_an_overlay_puts_all_into_its_namespace(overlay: str) -> None:
     documents = list(yaml.safe_load_all(built))
     assert {d["metadata"].get("namespace") for d in documents if d["kind"] != "Namespace"} == {"cslm"}
     assert {"ResourceQuota", "Role", "NetworkPolicy", "PodDisruptionBudget"} <= {d["kind"] for d in documents}
-    [binding] = [d for d in documents if d["kind"] == "RoleBinding"]
-    accounts = {d["metadata"]["name"] for d in documents if d["kind"] == "ServiceAccount"}
-    assert binding["subjects"][0]["name"] in accounts
+    names = {(d["kind"], d["metadata"]["name"]) for d in documents}
+    for binding in [d for d in documents if d["kind"] == "RoleBinding"]:
+        assert {("ServiceAccount", subject["name"]) for subject in binding["subjects"]} <= names
+        assert ("Role", binding["roleRef"]["name"]) in names
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
