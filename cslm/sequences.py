@@ -28,6 +28,9 @@ from cslm.vocabulary import ANSWER, QUESTION, SPEECH_END, SPEECH_START, unit_tok
 IGNORE = -100
 MARK = "\x1a"
 """Stands for the words of a message, to find what the chat template puts around them."""
+DATE = "26 Jul 2024"
+"""For chat templates that name the day (Llama 3.1): what they say where there is no clock. So a prompt is the
+same in training and later."""
 LISTENING_DELAY = 1
 Chain = Literal["interleaved", "full"]
 
@@ -192,7 +195,7 @@ class ChatBuilder:
     def _around(self, *messages: dict[str, str], reply: bool = False) -> list[list[int]]:
         """Tokens of the chat template around the marks in the messages."""
         rendered = self.tokenizer.apply_chat_template(
-            list(messages), tokenize=False, add_generation_prompt=reply
+            list(messages), tokenize=False, add_generation_prompt=reply, date_string=DATE
         )
         parts = str(rendered).split(MARK)
         return [self.tokenizer.encode(part, add_special_tokens=False) for part in parts]
