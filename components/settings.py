@@ -57,7 +57,21 @@ class Section(BaseModel):
 
 
 class Corpus(Section):
-    format: Literal["shards", "tsv", "librispeech", "aishell", "common_voice", "lhotse", "huggingface"]
+    format: Literal[
+        "shards",
+        "tsv",
+        "librispeech",
+        "libritts",
+        "mls",
+        "vctk",
+        "aishell",
+        "aishell2",
+        "aishell3",
+        "common_voice",
+        "lhotse",
+        "huggingface",
+        "written",
+    ]
     """How the corpus lies on disk; docs/corpora.md draws each layout."""
     path: str
     """Folder of the corpus, relative to the project."""
@@ -147,7 +161,8 @@ class Align(Section):
 
 class TextModel(Section):
     checkpoint: str | None = None
-    """Folder of a Llama-family model and tokenizer; null trains a small one on the corpus' own text."""
+    """Folder of a Llama-family model and tokenizer, as a hub has it (safetensors, or one GGUF file); null
+    trains a small one on the corpus' own text."""
     steps: Steps = 0
     learning_rate: Positive = 1.5e-3
     batch_tokens: Count = 4096
@@ -214,6 +229,8 @@ class FinetuneMixture(Mixture):
 class Compose(Section):
     length: Annotated[int, Field(ge=32)] = 512
     """Tokens of one packed row; longer sequences are left out and listed."""
+    finetune_length: Annotated[int, Field(ge=32)] | None = None
+    """The same for phase 2, where it is another one (paper: 1,024 and 4,096)."""
     answer_noise: Fraction = 0.0
     """Share of the units of an answer's speech that the model sees as other ones, and of the stretches that are
     another answer's (without loss), anew in each pass: text has to stay right behind poor speech of its own."""

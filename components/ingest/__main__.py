@@ -10,6 +10,7 @@ in. Rows stream: memory holds one row group and the ids.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
 from collections import Counter, defaultdict
@@ -23,7 +24,7 @@ import typer
 from components.settings import Corpus
 from components.stage import Stage, StageFailed
 from cslm.audio import BadAudio
-from cslm.importers import IMPORTERS, BadCorpus, Defaults, Found, Refused
+from cslm.importers import IMPORTERS, TEXTS, BadCorpus, Defaults, Found, Refused
 from cslm.importers.intake import BadRow, take_in
 from cslm.importers.texts import read_texts
 from cslm.shards import UTTERANCE, ShardWriter
@@ -132,7 +133,10 @@ def ingest(key: str, corpus: Corpus, folder: Path) -> Intake:
                 writer.write(row)
         for table, schema in (("dialogues", DIALOGUE), ("translations", TRANSLATION)):
             with table_writer(folder / f"{table}.parquet", schema) as writer:
-                for text in intake.texts(table, read_texts(root, table, schema, intake.prefix)):
+                found = read_texts(root, table, schema, intake.prefix)
+                if table in (own := TEXTS.get(corpus.format, {})):
+                    found = itertools.chain(found, own[table](root, defaults, intake.prefix))
+                for text in intake.texts(table, found):
                     writer.write(text)
     return intake
 

@@ -30,6 +30,10 @@ from cslm.shards import UNKNOWN_SPEAKER
 if TYPE_CHECKING:
     from lhotse.cut import Cut
 
+PUNCTUATION = {" <COMMA>": ",", " <PERIOD>": ".", " <QUESTIONMARK>": "?", " <EXCLAMATIONPOINT>": "!"}
+"""GigaSpeech's (github.com/SpeechColab/GigaSpeech): words before a blank and a tag."""
+NO_SPEECH = {"<SIL>", "<MUSIC>", "<NOISE>", "<OTHER>"}
+"""GigaSpeech's whole text where nobody speaks."""
 NAMES = {"english": "en", "chinese": "zh", "mandarin": "zh"}
 """Lhotse's recipes write the English name of a language."""
 
@@ -98,12 +102,17 @@ def _utterance(root: Path, place: str, cut: Cut, split: str, defaults: Defaults)
     except BadPath as error:
         return Refused(name, f"{place} ({file})", str(error))
     spoken = cut.supervisions
+    text = " ".join(str(s.text) for s in spoken if s.text)
+    if text in NO_SPEECH:
+        return Refused(name, place, f"no speech in it: {text}")
+    for tag, mark in PUNCTUATION.items():
+        text = text.replace(tag, mark)
     language = next((str(s.language) for s in spoken if s.language), "")
     return Found(
         id=name,
         file=f"{place} ({file})",
         audio=Segment(audio, float(cut.start), float(cut.duration), sources[0].channels.index(channel)),
-        text=" ".join(str(s.text) for s in spoken if s.text),
+        text=text,
         language=defaults.language or NAMES.get(language.casefold(), language_code(language)),
         speaker=next((str(s.speaker) for s in spoken if s.speaker), UNKNOWN_SPEAKER),
         split=split,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 
@@ -31,3 +32,18 @@ def inside(root: Path, name: str) -> Path:
     except (OSError, RuntimeError) as error:  # a name that is too long, a loop of links
         raise BadPath(f"cannot be opened: {error}") from error
     return path
+
+
+def inside_any(root: Path, names: Iterable[str]) -> Path:
+    """The first of the files `names` that exists in the corpus at `root`.
+
+    Raises:
+        BadPath: as `inside`, of the last one.
+    """
+    refusal = BadPath("no file name")
+    for name in names:
+        try:
+            return inside(root, name)
+        except BadPath as error:
+            refusal = error
+    raise refusal

@@ -20,6 +20,7 @@ import yaml
 from components.ingest.__main__ import ingest
 from components.settings import Corpus
 from cslm.importers import BadCorpus
+from cslm.shards import UTTERANCE
 from cslm.tables import DIALOGUE, TRANSLATION
 
 ROOT = Path(__file__).parents[2]
@@ -44,6 +45,25 @@ def run(tmp_path: Path) -> Run:
 def speak(path: Path, seconds: float = 0.5) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     soundfile.write(path, 0.3 * np.sin(np.arange(round(seconds * 16_000)) * 0.2), 16_000)
+
+
+def test_a_written_corpus_gives_its_tables_and_no_speech(tmp_path: Path) -> None:
+    corpus = tmp_path / "written"
+    corpus.mkdir()
+    for language, sentence in (("en", "Good day.\n"), ("zh", "你好。\n")):
+        (corpus / f"news.{language}").write_text(sentence, "utf-8")
+    turns = [{"from": "human", "value": "One?"}, {"from": "gpt", "value": "Two."}]
+    (corpus / "talk.jsonl").write_text(json.dumps({"conversations": turns, "language": "en"}) + "\n", "utf-8")
+    intake = ingest("mine", Corpus(format="written", path=str(corpus)), tmp_path / "out")
+    assert intake.summary() == "0 utterances (none), 1 dialogues, 2 translations, 0 rows refused"
+    assert pq.read_table(tmp_path / "out/utterances").schema.names == UTTERANCE.names
+    pairs = pq.read_table(tmp_path / "out/translations.parquet").to_pylist()
+    assert {(row["id"], row["source"], row["target"]) for row in pairs} == {
+        ("mine-news-1-en", "Good day.", "你好。"),
+        ("mine-news-1-zh", "你好。", "Good day."),
+    }
+    (row,) = pq.read_table(tmp_path / "out/dialogues.parquet").to_pylist()
+    assert (row["id"], row["question"], row["answer"]) == ("mine-talk.jsonl-1", "One?", "Two.")
 
 
 def test_good_rows_are_written_and_bad_ones_listed(tmp_path: Path, run: Run) -> None:

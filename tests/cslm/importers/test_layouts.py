@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from cslm.audio import SAMPLE_RATE, decode, encode_flac, encode_opus
-from cslm.importers import IMPORTERS, BadCorpus, Defaults, Found
+from cslm.importers import IMPORTERS, TEXTS, BadCorpus, Defaults, Found, Refused
 from cslm.importers.intake import take_in
 from cslm.shards import UTTERANCE
+from cslm.tables import DIALOGUE
 
 REAL = Path(__file__).parents[4] / "shared" / "data"
 needs_recordings = pytest.mark.skipif(not REAL.is_dir(), reason="no ../shared/data beside the checkout")
@@ -94,6 +96,127 @@ def test_aishell(corpus: Path, make_audio: Any) -> None:
     ]
 
 
+def test_aishell2(corpus: Path, make_audio: Any) -> None:
+    """openslr has only its name; the layout is that of kaldi's egs/aishell2 (local/prepare_data.sh)."""
+    make_audio("AISHELL-2/iOS/data/wav/C0001/IC0001W0001.wav")
+    make_audio("AISHELL-2/iOS/test/wav/T0002/IT0002W0001.wav")
+    write(corpus / "AISHELL-2/iOS/data/trans.txt", "IC0001W0001\t厨房用品\nIC0001W0002\t没有声音\n")
+    write(corpus / "AISHELL-2/iOS/test/trans.txt", "IT0002W0001\t换一首歌\n")
+    found = list(IMPORTERS["aishell2"](corpus, Defaults()))
+    taken = [essence(take_in(each, source="test")) for each in found if isinstance(each, Found)]
+    assert taken == [
+        ("IC0001W0001", "厨房用品", "zh", "C0001", "train"),
+        ("IT0002W0001", "换一首歌", "zh", "T0002", "test"),
+    ]
+    assert [each.id for each in found if isinstance(each, Refused)] == ["IC0001W0002"]
+
+
+def test_aishell3_leaves_pinyin_out(corpus: Path, make_audio: Any) -> None:
+    """openslr.org/93: words and pinyin take turns."""
+    make_audio("train/wav/SSB0005/SSB00050001.wav", rate=44_100)
+    make_audio("test/wav/SSB0139/SSB01390001.wav", rate=44_100)
+    write(corpus / "train/content.txt", "SSB00050001.wav\t广 guang3 州 zhou1 女 nv3 大 da4\n")
+    write(corpus / "test/content.txt", "SSB01390001.wav\t你 ni3 好 hao3\nSSB01390002.wav\t你 ni3 好\n")
+    found = list(IMPORTERS["aishell3"](corpus, Defaults()))
+    taken = [essence(take_in(each, source="test")) for each in found if isinstance(each, Found)]
+    assert taken == [
+        ("SSB01390001", "你好", "zh", "SSB0139", "test"),
+        ("SSB00050001", "广州女大", "zh", "SSB0005", "train"),
+    ]
+    assert [each.reason for each in found if isinstance(each, Refused)] == ["a word has no pinyin"]
+
+
+def test_mls_of_flac_and_of_opus(tmp_path: Path, make_audio: Any, corpus: Path) -> None:
+    """openslr.org/94: mls_LANGUAGE or mls_LANGUAGE_opus, one transcript a split."""
+    make_audio("mls_polish/dev/audio/6892/10349/6892_10349_000000.flac")
+    make_audio("mls_polish/train/audio/98/1/98_1_000003.opus", format="OGG", subtype="OPUS")
+    write(corpus / "mls_polish/dev/transcripts.txt", "6892_10349_000000\tdawno dawno temu\n")
+    write(corpus / "mls_polish/train/transcripts.txt", "98_1_000003\tza górami\n")
+    write(corpus / "mls_polish/metainfo.txt", " SPEAKER   |   GENDER\n")
+    assert [essence(row) for row in rows("mls", corpus / "mls_polish")] == [
+        ("6892_10349_000000", "dawno dawno temu", "pl", "6892", "dev"),
+        ("98_1_000003", "za górami", "pl", "98", "train"),
+    ]
+    (corpus / "mls_polish").rename(corpus / "mine")
+    with pytest.raises(BadCorpus, match=r"not called mls_LANGUAGE: set corpora\.\*\.language"):
+        rows("mls", corpus / "mine")
+
+
+def test_libritts_reads_what_is_normalised(corpus: Path, make_audio: Any) -> None:
+    """openslr.org/60: beside each file are its texts, and all of a chapter's in one table."""
+    make_audio("LibriTTS/dev-clean/84/121123/84_121123_000007_000001.wav", rate=24_000)
+    line = "84_121123_000007_000001\tMr. Maximilian, 2.\tMister Maximilian, two."
+    write(corpus / "LibriTTS/dev-clean/84/121123/84_121123.trans.tsv", f"{line}\n")
+    assert [essence(row) for row in rows("libritts", corpus)] == [
+        ("84_121123_000007_000001", "Mister Maximilian, two.", "en", "84", "dev")
+    ]
+
+
+def test_vctk_takes_one_microphone(corpus: Path, make_audio: Any) -> None:
+    """doi.org/10.7488/ds/2645: two microphones; p280 has one, p315 has no texts."""
+    for name in ("p225/p225_001_mic1", "p225/p225_001_mic2", "p280/p280_001_mic1", "p315/p315_001_mic1"):
+        make_audio(f"wav48_silence_trimmed/{name}.flac", rate=48_000)
+    for speaker in ("p225", "p280"):
+        write(corpus / f"txt/{speaker}/{speaker}_001.txt", "Please call Stella.\n")
+    found = list(IMPORTERS["vctk"](corpus, Defaults(split="test")))
+    assert [each.file.rsplit("_", 1)[1] for each in found] == ["mic2.flac", "mic1.flac"]
+    assert [essence(row) for row in rows("vctk", corpus)] == [
+        ("p225_001", "Please call Stella.", "en", "p225", "train"),
+        ("p280_001", "Please call Stella.", "en", "p280", "train"),
+    ]
+
+
+def test_sentence_pairs_of_wmt_in_both_directions(corpus: Path) -> None:
+    """statmt.org/wmt17/translation-task.html: training/news-commentary-v12.zh-en.{zh,en}."""
+    name = "training/news-commentary-v12.zh-en"
+    write(corpus / f"{name}.en", "1929 or 1989?\n\nPARIS\n")
+    write(corpus / f"{name}.zh", "1929年还是1989年?\n空\n巴黎\n")
+    write(corpus / "README.txt", "no sentences\n")
+    assert list(IMPORTERS["written"](corpus, Defaults())) == []
+    found = list(TEXTS["written"]["translations"](corpus, Defaults(split="dev"), "wmt-"))
+    pairs = [tuple(row.values()) for row in found if isinstance(row, dict)]
+    first = "wmt-training-news-commentary-v12.zh-en-1"
+    assert pairs[:2] == [
+        (f"{first}-en", "dev", "en", "1929 or 1989?", "zh", "1929年还是1989年?"),
+        (f"{first}-zh", "dev", "zh", "1929年还是1989年?", "en", "1929 or 1989?"),
+    ]
+    assert [pair[3] for pair in pairs[2:]] == ["PARIS", "巴黎"]
+    assert [row.file for row in found if isinstance(row, Refused)] == [f"{name}:2"]
+    write(corpus / f"{name}.en", "1929 or 1989?\n")
+    with pytest.raises(BadCorpus, match=r"zh-en\.en ends before line 2"):
+        list(TEXTS["written"]["translations"](corpus, Defaults(), ""))
+
+
+@pytest.mark.parametrize("kind", ["parquet", "jsonl"])
+def test_conversations_of_infinity_instruct(kind: str, corpus: Path) -> None:
+    """Its columns on huggingface.co/datasets/BAAI/Infinity-Instruct; the first question and answer are read."""
+    talks = [
+        [("human", "你好"), ("gpt", "您好！"), ("human", "再见"), ("gpt", "再见！")],
+        [("system", "Be brief."), ("human", "One?"), ("gpt", "Two.")],
+        [("human", "Nobody answers")],
+    ]
+    records = [
+        {"id": n, "conversations": [{"from": who, "value": said} for who, said in talk], "langdetect": language}
+        for n, (talk, language) in enumerate(zip(talks, ["zh-cn", "en", "en"], strict=True))
+    ]
+    if kind == "parquet":
+        pq.write_table(pa.Table.from_pylist(records), corpus / "train-00000-of-00001.parquet")
+    else:
+        lines = [json.dumps(record) for record in records]
+        write(corpus / "train-00000-of-00001.jsonl", "\n".join([*lines, "{broken", '"text"', ""]))
+    found = list(TEXTS["written"]["dialogues"](corpus, Defaults(), "infinity-"))
+    dialogues = [row for row in found if isinstance(row, dict)]
+    assert [(row["question_language"], row["question"], row["answer"]) for row in dialogues] == [
+        ("zh", "你好", "您好！"),
+        ("en", "One?", "Two."),
+    ]
+    assert {row["question_speech"] + row["answer_speech"] for row in dialogues} == {""}
+    assert list(dialogues[0]) == DIALOGUE.names
+    reasons = [row.reason for row in found if isinstance(row, Refused)]
+    assert reasons[0] == "no question of a human with an answer of gpt"
+    assert len(reasons) == (1 if kind == "parquet" else 3)
+
+
 def test_common_voice_reads_the_splits_and_not_validated(corpus: Path, make_audio: Any) -> None:
     make_audio("clips/c1.mp3", rate=48_000, format="MP3")
     row = "abc\tc1.mp3\tShe said so.\tzh-CN\n"
@@ -121,6 +244,28 @@ def test_lhotse_cuts_take_their_part_and_channel(corpus: Path, make_audio: Any) 
     taken = rows("lhotse", corpus)
     assert [essence(row) for row in taken] == [("long-1", "hello", "en", "anna", "dev")]
     assert taken[0]["duration_s"] == pytest.approx(1.5)
+
+
+def test_gigaspeech_by_lhotse_has_marks_and_no_noise(corpus: Path, make_audio: Any) -> None:
+    """Segments as `text_tn` of GigaSpeech.json has them (github.com/SpeechColab/GigaSpeech), cut by lhotse."""
+    from lhotse import CutSet, Recording, RecordingSet, SupervisionSegment, SupervisionSet
+
+    path = make_audio("audio/podcast/P0000/POD0000000001.opus", seconds=4, format="OGG", subtype="OPUS")
+    recording = Recording.from_file(path, recording_id="POD0000000001")
+    said = ["AS THEY'RE LEAVING <COMMA> CAN KASH PULL ZAHRA ASIDE <QUESTIONMARK>", "<MUSIC>"]
+    segments = [
+        SupervisionSegment(f"POD0000000001_S000000{n}", recording.id, 2.0 * n, 1.5, 0, text, "English", "N/A")
+        for n, text in enumerate(said)
+    ]
+    whole = CutSet.from_manifests(
+        RecordingSet.from_recordings([recording]), SupervisionSet.from_segments(segments)
+    )
+    whole.trim_to_supervisions(keep_overlapping=False).to_file(corpus / "gigaspeech_cuts_DEV.jsonl.gz")
+    speech, music = IMPORTERS["lhotse"](corpus, Defaults())
+    assert isinstance(speech, Found) and (speech.language, speech.split) == ("en", "dev")
+    assert speech.text == "AS THEY'RE LEAVING, CAN KASH PULL ZAHRA ASIDE?"
+    assert take_in(speech, source="test")["duration_s"] == pytest.approx(1.5)
+    assert isinstance(music, Refused) and music.reason == "no speech in it: <MUSIC>"
 
 
 def test_huggingface_dataset_dict(corpus: Path, make_audio: Any) -> None:
