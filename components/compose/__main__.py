@@ -3,8 +3,8 @@
 Run:  python -m components.compose
 
 Reads `work/accepted`, `work/aligned` and the tokenizer of `work/backbone`; writes `work/train/pretrain` and
-`work/train/finetune`: packed rows with a manifest of what they hold. Sequences over `compose.length` are left
-out and counted.
+`work/train/finetune`: packed rows with a manifest of what they hold. Sequences over `compose.length` (or
+`compose.finetune_length`) are left out and counted.
 """
 
 from __future__ import annotations
@@ -39,14 +39,15 @@ def main() -> None:
         ):
             names = [field.name for field in dataclasses.fields(Variation)]
             variation = Variation(**{name: getattr(settings, name) for name in names})
-            builder, longest = SequenceBuilder(tokenizer), settings.length
-            mixture = Mixture(builder, speech, Path("work/accepted"), variation, longest, seed)
+            builder = SequenceBuilder(tokenizer)
+            lengths = {"pretrain": settings.length, "finetune": settings.finetune_length or settings.length}
+            mixture = Mixture(builder, speech, Path("work/accepted"), variation, lengths["finetune"], seed)
             phases = {
                 "pretrain": mixture.pretrain(settings.pretrain.model_dump()),
                 "finetune": mixture.finetune(settings.finetune.model_dump()),
             }
             for phase, sequences in phases.items():
-                manifest = pack(counted(phase, sequences), folder / phase, settings.length, pad, seed)
+                manifest = pack(counted(phase, sequences), folder / phase, lengths[phase], pad, seed)
                 report(stage, phase, manifest)
         stage.log_metrics({"skipped": dict(mixture.skipped)})
 

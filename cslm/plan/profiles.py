@@ -1,14 +1,19 @@
-"""What is planned (the paper's training, the sample's) and on what, each figure with its source.
+"""What is planned and on what, each figure with its source.
 
-A figure marked (s) comes from a third party's summary of the paper.
+How it is trained stands in params.yaml and profiles/*.yaml, and is read from there (`Profile.phases`). What
+they do not know, the model's shape and how much data there is, stands here. A figure marked (s) comes from a
+third party's summary of the paper.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from transformers import LlamaConfig
 
+from cslm.plan.recipe import Recipe, recipe
 from cslm.vocabulary import MARKERS
 
 PAPER = "paper (arXiv 2604.11096)"
@@ -16,30 +21,41 @@ RUN = "`make demo` of 2026-11-27 (README), two cores"
 
 
 @dataclass(frozen=True)
-class Phase:
-    """One training of the language model; the names are those of params.yaml."""
+class Phase(Recipe):
+    """One training of the language model, and how much it reads."""
 
     name: str
     tokens: float
     """Of one epoch, padding included."""
-    rows: int
-    """Rows of one step, over all ranks."""
-    length: int
-    epochs: float = 1.0
 
 
 @dataclass(frozen=True)
 class Profile:
     """A model and what it learns from."""
 
+    name: str
+    """Of profiles/NAME.yaml."""
     text_model: LlamaConfig
     """Before units and markers are added to its vocabulary."""
     units: int
     """Codes of the speech tokenizer; 0 if the vocabulary has them."""
     hours: float
     """Speech that has to be tokenised."""
-    phases: tuple[Phase, ...]
+    tokens: Mapping[str, float]
+    """Of each phase in one epoch, padding included."""
     sources: tuple[str, ...]
+
+    @cached_property
+    def phases(self) -> tuple[Phase, ...]:
+        """The trainings, as the profile says.
+
+        Raises:
+            ValueError: its file cannot be read.
+        """
+        return tuple(
+            Phase(**vars(recipe(self.name, phase)), name=phase, tokens=tokens)
+            for phase, tokens in self.tokens.items()
+        )
 
     @property
     def config(self) -> LlamaConfig:
@@ -75,6 +91,16 @@ LLAMA_8B = LlamaConfig(
     head_dim=128,
     tie_word_embeddings=False,
 )
+SMOLLM2 = LlamaConfig(
+    vocab_size=49_152,
+    hidden_size=576,
+    intermediate_size=1536,
+    num_hidden_layers=30,
+    num_attention_heads=9,
+    num_key_value_heads=3,
+    head_dim=64,
+    tie_word_embeddings=True,
+)
 SAMPLE = LlamaConfig(
     vocab_size=3790,
     hidden_size=192,
@@ -86,35 +112,49 @@ SAMPLE = LlamaConfig(
     tie_word_embeddings=True,
 )
 
-PROFILES = {
-    "llama3.1-8b": Profile(
+SPOKEN = 28.0
+"""Tokens of a second of speech with its text: 25 units, of which merging leaves fewer, and 3 of text."""
+
+_PROFILES = (
+    Profile(
+        "llama3.1-8b",
         LLAMA_8B,
         units=4096,
         hours=77_000,
-        phases=(
-            Phase("pretrain", tokens=6.1e9 + 0.6e9 + 1.9e9, rows=288, length=1024),
-            Phase("finetune", tokens=500_000 * 700, rows=32, length=4096),
-        ),
+        tokens={"pretrain": 6.1e9 + 0.6e9 + 1.9e9, "finetune": 500_000 * 700},
         sources=(
             "model: config.json of meta-llama/Llama-3.1-8B-Instruct, and 4,096 units of CosyVoice's tokenizer",
             f"pretrain: {PAPER}: 77 k h of speech (s), 6.1 B tokens of speech with text, 0.6 B of translation "
-            "(s), 1.9 B of text (s); 288 rows of 1,024 a step",
-            f"finetune: {PAPER}: 200 k dialogues, their translation, 100 k across languages (s); 32 rows of "
-            "4,096 a step. 700 tokens a dialogue is a guess: half a minute of speech, with its text",
+            "(s), 1.9 B of text (s)",
+            f"finetune: {PAPER}: 200 k dialogues, their translation, 100 k across languages (s). 700 tokens a "
+            "dialogue is a guess: half a minute of speech, with its text",
             "(s): a figure from a third party's summary of the paper",
         ),
     ),
-    "sample": Profile(
+    Profile(
+        "smollm2-135m",
+        SMOLLM2,
+        units=512,
+        hours=982 + 178,
+        tokens={"pretrain": (961 + 151) * 3600 * SPOKEN * 8, "finetune": (961 + 151) * 3600 * SPOKEN * 2},
+        sources=(
+            "model: SmolLM2-135M-Instruct.Q4_1.gguf (models.yaml), and 512 units of a tokenizer trained here",
+            "hours: LibriSpeech (982, of which 961 train; openslr.org/12) and AISHELL-1 (178, of which 151 "
+            "train; openslr.org/33)",
+            f"tokens: {SPOKEN:.0f} a second of speech, an upper limit, in as many passes as `compose` of the "
+            "profile makes (8 and 2); the sample corpus is small beside them",
+        ),
+    ),
+    Profile(
+        "sample",
         SAMPLE,
         units=0,
         hours=3.05,
-        phases=(
-            Phase("pretrain", tokens=829_440, rows=4, length=512),
-            Phase("finetune", tokens=3_072_000, rows=4, length=512),
-        ),
+        tokens={"pretrain": 829_440, "finetune": 3_072_000},
         sources=(f"model: models/cslm; hours, tokens: {RUN}",),
     ),
-}
+)
+PROFILES = {profile.name: profile for profile in _PROFILES}
 
 MFU = "utilisation 35 %: Llama 3 reports 38 to 43 % (arXiv 2407.21783, table 4), with more tuning than here"
 PRICE = "RunPod's secure cloud in spring 2026; --price takes yours"

@@ -24,6 +24,7 @@ def merge(base: dict, over: dict) -> dict:  # type: ignore[type-arg]
 
 def write(path: Path, **changes: object) -> Path:
     settings = merge(yaml.safe_load((ROOT / "params.yaml").read_text("utf-8")), changes)
+    settings["corpora"] = {key: corpus for key, corpus in settings["corpora"].items() if corpus is not None}
     path.write_text(yaml.safe_dump(settings), "utf-8")
     return path
 

@@ -17,7 +17,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from cslm.plan.__main__ import main
 from cslm.plan.costs import parameters, storage, training
 from cslm.plan.memory import memory
-from cslm.plan.profiles import DEVICES, LLAMA_8B, PROFILES, Phase
+from cslm.plan.profiles import DEVICES, LLAMA_8B, PROFILES, SMOLLM2, Phase
+from cslm.plan.recipe import recipe
 
 ROOT = Path(__file__).parents[2]
 LAYER = {"hidden_size": 128, "intermediate_size": 352, "num_attention_heads": 4, "num_key_value_heads": 2}
@@ -78,6 +79,26 @@ def test_parameters_are_those_that_are_published() -> None:
     """Llama-3.1-8B: 8,030,261,248 (its model card); four markers and 4,096 units are new, in two matrices."""
     assert parameters(LLAMA_8B)[0] == 8_030_261_248
     assert parameters(PROFILES["llama3.1-8b"].config)[0] == 8_030_261_248 + 2 * 4100 * 4096
+    assert parameters(SMOLLM2)[0] == 134_515_008  # of the hub's page of HuggingFaceTB/SmolLM2-135M-Instruct
+
+
+def test_the_plan_of_the_paper_is_the_papers() -> None:
+    """Method: 288 sequences of 1,024, then 32 of 4,096, an epoch each."""
+    phases = PROFILES["llama3.1-8b"].phases
+    assert [(each.rows, each.length, each.epochs) for each in phases] == [(288, 1024, 1.0), (32, 4096, 1.0)]
+
+
+def test_a_profile_that_is_changed_changes_the_plan(tmp_path: Path) -> None:
+    (tmp_path / "profiles").mkdir()
+    (tmp_path / "params.yaml").write_text("compose: {length: 512}\npretrain: {batch_tokens: 2048}\n", "utf-8")
+    (tmp_path / "profiles/mine.yaml").write_text("pretrain: {batch_tokens: 8192, epochs: 3}\n", "utf-8")
+    planned = recipe("mine", "pretrain", tmp_path)
+    assert (planned.rows, planned.length, planned.epochs) == (16, 512, 3)
+    assert recipe("sample", "pretrain", tmp_path).rows == 4
+    with pytest.raises(ValueError, match=r"profile other cannot be read: .*other\.yaml"):
+        recipe("other", "pretrain", tmp_path)
+    with pytest.raises(ValueError, match=r"mine\.yaml: compose\.length and finetune\.batch_tokens are needed"):
+        recipe("mine", "finetune", tmp_path)
 
 
 def test_operations_are_those_that_torch_counts() -> None:
@@ -89,10 +110,9 @@ def test_operations_are_those_that_torch_counts() -> None:
     tokens = torch.arange(128)[None]
     with FlopCounterMode(display=False) as counter:
         model(tokens, labels=tokens).loss.backward()
-    profile = replace(
-        PROFILES["sample"], text_model=config, phases=(Phase("one", tokens=128, rows=1, length=128),)
-    )
-    planned = training(profile, profile.phases[0], DEVICES["h100"], 1, False)
+    profile = replace(PROFILES["sample"], text_model=config)
+    phase = Phase(name="one", tokens=128, rows=1, length=128)
+    planned = training(profile, phase, DEVICES["h100"], 1, False)
     scores = 6.0 * 2 * 64 * 128 * 128
     assert planned.flops + scores == pytest.approx(counter.get_total_flops(), rel=0.02)
 
@@ -140,7 +160,8 @@ def test_the_command_says_what_fits_and_what_it_assumes(capsys: pytest.CaptureFi
 
 
 @pytest.mark.parametrize(
-    ("profile", "gpu", "allowed"), [("llama4", "h100", "llama3.1-8b, sample"), ("sample", "v100", "h100, h200")]
+    ("profile", "gpu", "allowed"),
+    [("llama4", "h100", "llama3.1-8b, smollm2-135m, sample"), ("sample", "v100", "h100, h200")],
 )
 def test_unknown_names_are_refused_with_those_that_exist(profile: str, gpu: str, allowed: str) -> None:
     with pytest.raises(SystemExit, match=f"there is no such .*{allowed}"):
