@@ -10,7 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GgufConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from components.checkpoints import checkpoints_of
 from components.settings import Training
@@ -81,15 +87,26 @@ def check_ranks(name: str, config: TrainingConfig, rows: PackedRows, ranks: int)
 
 
 def open_checkpoint(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A Hugging Face checkpoint in 32 bits, with its tokenizer.
+    """A Hugging Face checkpoint, or one GGUF file, in 32 bits and with its tokenizer.
 
     Raises:
         StageFailed: there is none.
     """
-    if not (folder / "config.json").exists():
-        raise StageFailed(f"no checkpoint (config.json) in {folder}; `make setup` pulls the models that ship")
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
-    return model, AutoTokenizer.from_pretrained(folder)
+    if (folder / "config.json").exists():
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
+        return model, AutoTokenizer.from_pretrained(folder)
+    files = sorted(folder.glob("*.gguf"))
+    if len(files) != 1:
+        found = ", ".join(file.name for file in files) or "no config.json"
+        raise StageFailed(
+            f"no checkpoint in {folder}: config.json with safetensors, or one GGUF file, is needed, and there "
+            f"is {found}; `make setup` pulls the models that ship, `python -m components.fetch` others"
+        )
+    name = files[0].name
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, gguf_file=name, dtype="float32", quantization_config=GgufConfig(dequantize=True)
+    )
+    return model, AutoTokenizer.from_pretrained(folder, gguf_file=name)
 
 
 def save_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
