@@ -122,7 +122,7 @@ def _files(root: Path) -> list[Path]:
 
 def _pairs(root: Path) -> list[tuple[Path, Path]]:
     """Files that differ in their language alone, as every two of them."""
-    languages = defaultdict(list)
+    languages: defaultdict[Path, list[Path]] = defaultdict(list)
     for path in sorted(root.rglob("*.*")):
         if LANGUAGE_FILE.fullmatch(path.suffix) and path.is_file():
             languages[path.with_suffix("")].append(path)
