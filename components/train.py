@@ -27,7 +27,8 @@ from cslm.training import TrainingConfig, train
 from cslm.training.nodes import BadNodes, Nodes
 from cslm.training.preemption import Preempted
 from cslm.training.ranks import Job, RanksFailed, train_on_ranks
-from cslm.training.trainer import LossNotFinite, rows_of_step
+from cslm.training.steps import LossNotFinite
+from cslm.training.trainer import rows_of_step
 
 
 def train_phase(name: str, rows: Path, start: Path, result: Path) -> None:

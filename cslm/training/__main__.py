@@ -24,7 +24,8 @@ from transformers.integrations.deepspeed import HfDeepSpeedConfig
 from cslm.packing import PackedRows
 from cslm.training.preemption import Preempted
 from cslm.training.ranks import LOG, PREEMPTED, TRAINED, Job
-from cslm.training.trainer import gathered, train
+from cslm.training.trainer import train
+from cslm.training.zero import gathered
 
 PR_SET_PDEATHSIG = 1
 

@@ -21,7 +21,8 @@ from cslm.sequences import IGNORE, Sequence, SequenceBuilder
 from cslm.training import TrainingConfig, train
 from cslm.training.preemption import Preempted
 from cslm.training.speed import flops_per_token
-from cslm.training.trainer import LossNotFinite, last_whole_checkpoint
+from cslm.training.steps import LossNotFinite
+from cslm.training.trainer import last_whole_checkpoint
 
 CONFIG = TrainingConfig(
     learning_rate=3e-3,
@@ -244,7 +245,7 @@ def test_a_word_that_is_read_comes_near_its_embedding_and_not_nearer_than_asked(
 ) -> None:
     near = {}
     for alike in (0.4, 1.0):
-        monkeypatch.setattr("cslm.training.trainer.ALIKE", alike)
+        monkeypatch.setattr("cslm.training.loss.ALIKE", alike)
         model = understand(tiny, readings, tmp_path / str(alike))
         places, tokens = (list(each) for each in zip(*readings[0].understood.items(), strict=True))
         with torch.inference_mode():

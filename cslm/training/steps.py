@@ -1,0 +1,141 @@
+"""Steps of a training, and what becomes of one whose loss is not a number: it is left out on all ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import Trainer
+
+from cslm.optimizer import MuonAdamW
+from cslm.packing import PackedRows
+from cslm.training.callbacks import Checkpoints
+from cslm.training.loss import PackedLoss
+
+HOPELESS = 5
+"""So many steps in a row without a finite loss end a training."""
+
+
+class LossNotFinite(RuntimeError):
+    """Several steps in a row had no finite loss; the message says where their batches are."""
+
+
+class _StepNotFinite(Exception):
+    """The loss of this step is not finite, on this rank or another one."""
+
+
+class PackedTrainer(Trainer):
+    """A Trainer that weighs the loss of each token, and logs the (unweighted) loss of each task."""
+
+    loss_is_scaled_for_ga = True
+
+    def __init__(self, packed_loss: PackedLoss, muon: bool, saving: Checkpoints, **options: Any) -> None:
+        super().__init__(callbacks=[*options.pop("callbacks"), saving], **options)
+        self._loss, self._muon, self._saving = packed_loss, muon, saving
+        assert isinstance(self.train_dataset, PackedRows)
+        self._tasks = self.train_dataset.manifest.tasks
+        self._sums = torch.zeros(len(self._tasks), 2)
+        self._done = self._left_out = self._in_a_row = self._skipped = 0
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """AdamW, or Muon beside it."""
+        if not self._muon:
+            return super().create_optimizer(model)
+        network = model if model is not None else self.model
+        assert network is not None
+        self.optimizer = MuonAdamW(network, self.args.learning_rate, self.args.weight_decay)
+        return self.optimizer
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], Tensor]:
+        """The batches of one step, and the weight of their tokens over all ranks, which the loss divides by."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        total = self._loss.weight(batches).to(device)
+        torch.distributed.all_reduce(total)
+        return batches, total
+
+    def training_step(
+        self, model: Any, inputs: dict[str, Tensor], num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        """One step, left out if its loss is not finite.
+
+        Raises:
+            LossNotFinite: too many in a row.
+        """
+        try:
+            loss = super().training_step(model, inputs, num_items_in_batch)  # type: ignore[arg-type]
+        except _StepNotFinite as error:
+            self._loss.take_sums()
+            self._skip(inputs, str(error))
+            return torch.zeros((), device=self.args.device)
+        self._sums += self._loss.take_sums()
+        self._done, self._in_a_row, self._saving.healthy = self._done + 1, 0, True
+        return loss
+
+    def _skip(self, inputs: dict[str, Tensor], why: str) -> None:
+        assert self.args.output_dir is not None
+        step, folder = self.state.global_step + 1, Path(self.args.output_dir)
+        path = folder / f"skipped-step-{step}-rank-{self.args.process_index}.safetensors"
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        save_file({name: each.cpu().contiguous() for name, each in inputs.items()}, partial)
+        partial.rename(path)
+        self._left_out, self._in_a_row, self._saving.healthy = self._left_out + 1, self._in_a_row + 1, False
+        print(f"note: step {step} was left out: {why}; its batch is {path}", flush=True)
+        if self._in_a_row == HOPELESS:
+            raise LossNotFinite(
+                f"{HOPELESS} steps in a row, the last one {step}, had no finite loss. Their batches are "
+                f"{folder}/skipped-step-*: look for what is wrong with them, or take a smaller learning_rate"
+            )
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """This batch's part of the step's weighted mean: ranks take the mean of theirs, hence their number."""
+        assert isinstance(num_items_in_batch, Tensor)
+        head = self.accelerator.unwrap_model(model).lm_head.weight
+        losses, outputs = self._loss(model, inputs, head)
+        loss = losses * self.args.world_size / num_items_in_batch.clamp_min(1e-9)
+        self._must_be_finite(loss.detach())
+        return (loss, outputs) if return_outputs else loss
+
+    def not_logged(self) -> int:
+        """Steps that were left out since the last entry with a loss."""
+        return self._skipped + self._left_out
+
+    def _must_be_finite(self, loss: Tensor) -> None:
+        """All ranks leave a step out, or none."""
+        broken = (~loss.isfinite()).float()
+        torch.distributed.all_reduce(broken, torch.distributed.ReduceOp.MAX)
+        if broken:
+            mine = "another rank's loss is not finite" if loss.isfinite() else f"its loss is {loss.item()}"
+            raise _StepNotFinite(mine)
+
+    def log(self, logs: dict[str, float], *args: Any, **options: Any) -> None:
+        """Adds `loss.TASK.LANGUAGE` and `skipped_steps` since the last log; no loss if all were left out."""
+        if "loss" in logs:
+            done, left_out = self._done, self._left_out
+            self._skipped, self._done, self._left_out = self._skipped + left_out, 0, 0
+            if done:
+                logs["loss"] *= (done + left_out) / done
+                logs["skipped_steps"], self._skipped = self._skipped, 0
+            else:
+                del logs["loss"]
+        if "loss" in logs:
+            sums = self._sums.to(self.args.device)
+            torch.distributed.all_reduce(sums)
+            self._sums.copy_(sums)
+            for name, (total, count) in zip(self._tasks, self._sums.tolist(), strict=True):
+                if count:
+                    logs[f"loss.{name}"] = total / count
+            self._sums.zero_()
+        super().log(logs, *args, **options)

@@ -1,0 +1,59 @@
+"""DeepSpeed as the Trainer uses it: its settings, weights that ZeRO 3 shares, and a group of one rank."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+
+def deepspeed_config(zero_stage: int) -> dict[str, Any]:
+    """DeepSpeed's settings; `auto` values follow the Trainer's."""
+    return {
+        "zero_optimization": {
+            "stage": zero_stage,
+            "stage3_gather_16bit_weights_on_model_save": True,
+            "stage3_param_persistence_threshold": "auto",
+        },
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "gradient_clipping": "auto",
+        "train_micro_batch_size_per_gpu": "auto",
+        "gradient_accumulation_steps": "auto",
+        "bf16": {"enabled": "auto"},
+    }
+
+
+def gathered(*weights: nn.Parameter) -> AbstractContextManager[None]:
+    """The whole of weights that ZeRO 3 shares among the ranks; all ranks must ask for them."""
+    from deepspeed.runtime.zero import GatheredParameters  # looks at the machine when it is imported
+
+    return GatheredParameters(list(weights))  # type: ignore[no-any-return, no-untyped-call]
+
+
+@contextmanager
+def single_rank() -> Iterator[None]:
+    """Let DeepSpeed run in this process alone, if no launcher has started it.
+
+    The process group keeps its keys in memory, so no port is opened; and what the libraries write into the
+    environment is taken back, so that a program started later does not believe it belongs to this group.
+    """
+    if "RANK" in os.environ:
+        yield
+        return
+    if not torch.distributed.is_initialized():
+        backend = "nccl" if torch.cuda.is_available() else "gloo"
+        store = torch.distributed.HashStore()  # type: ignore[attr-defined]
+        torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)
+    before = dict(os.environ)
+    os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
+    try:
+        yield
+    finally:
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)
