@@ -266,6 +266,9 @@ class Training(Section):
     """Stop after so many optimiser steps, whatever `epochs` says."""
     batch_tokens: Count = 4096
     """Tokens of one optimiser step, over all ranks."""
+    micro_batch_tokens: Count | None = None
+    """Most tokens that a rank works on at once; gradients are summed until its part of a step is done. Fewer
+    need less memory and give the same losses. null: all of its part at once."""
     ranks: Count = 1
     """Processes that train together on one machine; with GPUs, one each."""
     half_precision: bool = True

@@ -28,7 +28,7 @@ from cslm.training.nodes import BadNodes, Nodes
 from cslm.training.preemption import Preempted
 from cslm.training.ranks import Job, RanksFailed, train_on_ranks
 from cslm.training.steps import LossNotFinite
-from cslm.training.trainer import rows_of_step
+from cslm.training.trainer import shares_of_step
 
 
 def train_phase(name: str, rows: Path, start: Path, result: Path) -> None:
@@ -82,9 +82,9 @@ def check_ranks(name: str, config: TrainingConfig, rows: PackedRows, ranks: int)
         mine = len(Nodes.here().ranks(ranks))
         if 0 < gpus < mine:
             raise BadNodes(f"{mine} ranks need as many GPUs, and there are {gpus}")
-        rows_of_step(config, rows, ranks)
+        shares_of_step(config, rows, ranks)
     except ValueError as error:
-        raise StageFailed(f"{name}.ranks: {error}") from error
+        raise StageFailed(f"{name}: {error}") from error
 
 
 def open_checkpoint(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -1,4 +1,6 @@
-"""Steps of a training, and what becomes of one whose loss is not a number: it is left out on all ranks."""
+"""Steps of a training, of one micro batch or several, and what becomes of one whose loss is not a number: the
+whole of it is left out on all ranks.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +11,14 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.utils.data import RandomSampler
 from transformers import Trainer
 
 from cslm.optimizer import MuonAdamW
 from cslm.packing import PackedRows
 from cslm.training.callbacks import Checkpoints
 from cslm.training.loss import PackedLoss
+from cslm.training.zero import forget_gradients
 
 HOPELESS = 5
 """So many steps in a row without a finite loss end a training."""
@@ -40,6 +44,7 @@ class PackedTrainer(Trainer):
         self._tasks = self.train_dataset.manifest.tasks
         self._sums = torch.zeros(len(self._tasks), 2)
         self._done = self._left_out = self._in_a_row = self._skipped = 0
+        self._broken, self._step_loss = False, torch.zeros((), device=self.args.device)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """AdamW, or Muon beside it."""
@@ -49,6 +54,12 @@ class PackedTrainer(Trainer):
         assert network is not None
         self.optimizer = MuonAdamW(network, self.args.learning_rate, self.args.weight_decay)
         return self.optimizer
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> RandomSampler:
+        """All rows in random order, but for those that are left over when an epoch's whole steps are full."""
+        rows = train_dataset if train_dataset is not None else self.train_dataset
+        step = self.get_total_train_batch_size(self.args)
+        return RandomSampler(rows, num_samples=len(rows) // step * step or None)
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
@@ -62,19 +73,27 @@ class PackedTrainer(Trainer):
     def training_step(
         self, model: Any, inputs: dict[str, Tensor], num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
-        """One step, left out if its loss is not finite.
+        """One micro batch; if its loss is not finite, its step is left out.
 
         Raises:
             LossNotFinite: too many in a row.
         """
-        try:
-            loss = super().training_step(model, inputs, num_items_in_batch)  # type: ignore[arg-type]
-        except _StepNotFinite as error:
-            self._loss.take_sums()
-            self._skip(inputs, str(error))
-            return torch.zeros((), device=self.args.device)
-        self._sums += self._loss.take_sums()
-        self._done, self._in_a_row, self._saving.healthy = self._done + 1, 0, True
+        loss = torch.zeros((), device=self.args.device)
+        if not self._broken:
+            try:
+                loss = super().training_step(model, inputs, num_items_in_batch)  # type: ignore[arg-type]
+                self._step_loss += loss
+            except _StepNotFinite as error:
+                self._broken = True
+                forget_gradients(model)
+                self._loss.take_sums()
+                self._skip(inputs, str(error))
+                loss = loss - self._step_loss  # as if the step had begun with nothing
+        if self.accelerator.sync_gradients:  # the step ends here
+            if not self._broken:
+                self._sums += self._loss.take_sums()
+                self._done, self._in_a_row, self._saving.healthy = self._done + 1, 0, True
+            self._broken, self._step_loss = False, torch.zeros((), device=self.args.device)
         return loss
 
     def _skip(self, inputs: dict[str, Tensor], why: str) -> None:
@@ -100,7 +119,10 @@ class PackedTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """This batch's part of the step's weighted mean: ranks take the mean of theirs, hence their number."""
+        """This micro batch's part of the step's weighted mean.
+
+        Ranks take the mean of their gradients, so each counts for as many as there are.
+        """
         assert isinstance(num_items_in_batch, Tensor)
         head = self.accelerator.unwrap_model(model).lm_head.weight
         losses, outputs = self._loss(model, inputs, head)

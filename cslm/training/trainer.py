@@ -24,6 +24,7 @@ from cslm.training.callbacks import Checkpoints, Progress
 from cslm.training.loss import PackedLoss
 from cslm.training.preemption import Preempted, asked_to_end
 from cslm.training.processor import kernels_for_processor
+from cslm.training.sharing import Shares, shares
 from cslm.training.speed import flops_per_token, peak_flops
 from cslm.training.steps import LossNotFinite, PackedTrainer
 from cslm.training.zero import deepspeed_config, single_rank
@@ -40,6 +41,7 @@ class TrainingConfig:
     epochs: float
     max_steps: int | None
     batch_tokens: int
+    micro_batch_tokens: int | None
     warmup: float
     weight_decay: float
     checkpoint_minutes: float
@@ -103,7 +105,8 @@ def train(
         ValueError: a step's rows cannot be shared among the ranks.
     """
     world = int(os.environ.get("WORLD_SIZE", 1))
-    batch = rows_of_step(config, rows, world)
+    shared = shares_of_step(config, rows, world)
+    batch = shared.step_rows
     steps = max(1.0, len(rows) * config.epochs / batch)
     steps = round(min(steps, config.max_steps or steps))
     on_processor = not torch.cuda.is_available()
@@ -116,7 +119,8 @@ def train(
         saving = Checkpoints(config.checkpoint_minutes, ending)
         arguments = TrainingArguments(
             output_dir=str(checkpoints),
-            per_device_train_batch_size=batch // world,
+            per_device_train_batch_size=shared.rows,
+            gradient_accumulation_steps=shared.micro_batches,
             max_steps=steps,
             learning_rate=config.learning_rate,
             lr_scheduler_type="cosine",
@@ -135,7 +139,6 @@ def train(
             gradient_checkpointing=config.gradient_checkpointing,
             gradient_checkpointing_kwargs={"use_reentrant": False},
             deepspeed=deepspeed_config(config.zero_stage),
-            dataloader_drop_last=len(rows) >= batch,
         )
         trainer = PackedTrainer(
             model=model,
@@ -161,19 +164,13 @@ def train(
     return Trained(steps, batch * rows.manifest.length, used, log)
 
 
-def rows_of_step(config: TrainingConfig, rows: PackedRows, ranks: int) -> int:
-    """How many rows make a step, over all ranks.
+def shares_of_step(config: TrainingConfig, rows: PackedRows, ranks: int) -> Shares:
+    """How so many ranks share the rows of a step.
 
     Raises:
-        ValueError: they cannot be shared among the ranks.
+        ValueError: they cannot.
     """
-    batch = max(1, config.batch_tokens // rows.manifest.length)
-    if batch % ranks:
-        raise ValueError(
-            f"batch_tokens {config.batch_tokens} are {batch} rows of {rows.manifest.length}, which {ranks} "
-            "ranks cannot share: each needs as many"
-        )
-    return batch
+    return shares(config.batch_tokens, rows.manifest.length, ranks, config.micro_batch_tokens)
 
 
 def _agreed(checkpoints: Path) -> str | None:

@@ -1,4 +1,4 @@
-"""DeepSpeed as the Trainer uses it: its settings, weights that ZeRO 3 shares, and a group of one rank."""
+"""DeepSpeed as the Trainer uses it: its settings, what ZeRO shares among the ranks, and a group of one rank."""
 
 from __future__ import annotations
 
@@ -33,6 +33,22 @@ def gathered(*weights: nn.Parameter) -> AbstractContextManager[None]:
     from deepspeed.runtime.zero import GatheredParameters  # looks at the machine when it is imported
 
     return GatheredParameters(list(weights))  # type: ignore[no-any-return, no-untyped-call]
+
+
+def forget_gradients(engine: Any) -> None:
+    """Drop what backward has summed since the last step; all ranks must do so.
+
+    DeepSpeed does the same, for its own use, when a step overflows (`step` of its optimizers, 0.19).
+    """
+    engine.zero_grad()
+    if not engine.zero_optimization():
+        return
+    engine.optimizer.zero_grad()  # ZeRO 3 writes over the sums then, instead of adding to them
+    if engine.zero_optimization_stage() < 3:
+        for group in engine.optimizer.averaged_gradients:
+            engine.optimizer.averaged_gradients[group] = None
+        for group in engine.optimizer.all_grad_tensors:
+            engine.optimizer.all_grad_tensors[group] = None
 
 
 @contextmanager

@@ -26,12 +26,23 @@ def rows(tmp_path: Path) -> PackedRows:
 def test_a_step_must_be_shared_evenly(rows: PackedRows) -> None:
     config = training_config(Training(learning_rate=1e-3, batch_tokens=512), seed=1)
     check_ranks("pretrain", config, rows, 4)
-    told = "pretrain.ranks: batch_tokens 512 are 4 rows of 128, which 3 ranks cannot share"
+    told = (
+        r"pretrain: batch_tokens 512 are 4 rows of 128, which 3 ranks cannot share: give batch_tokens "
+        r"384 \(3 rows\) or 768 \(6 rows\), or 2 ranks"
+    )
     with pytest.raises(StageFailed, match=told):
         check_ranks("pretrain", config, rows, 3)
+    for tokens in (384, 768):
+        check_ranks("pretrain", dataclasses.replace(config, batch_tokens=tokens), rows, 3)
     small = dataclasses.replace(config, batch_tokens=100)
-    with pytest.raises(StageFailed, match="are 1 rows of 128, which 2 ranks"):
+    with pytest.raises(StageFailed, match=r"are 1 rows of 128, which 2 ranks .* 256 \(2 rows\), or 1 ranks"):
         check_ranks("pretrain", small, rows, 2)
+
+
+def test_a_micro_batch_has_room_for_a_row(rows: PackedRows) -> None:
+    config = training_config(Training(learning_rate=1e-3, batch_tokens=512, micro_batch_tokens=127), seed=1)
+    with pytest.raises(StageFailed, match=r"micro_batch_tokens 127 are less than one row: give 128 or more"):
+        check_ranks("pretrain", config, rows, 1)
 
 
 def test_each_rank_needs_a_gpu_where_there_are_some(rows: PackedRows, monkeypatch: pytest.MonkeyPatch) -> None:

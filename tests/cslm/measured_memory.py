@@ -50,6 +50,7 @@ def measure(shape: dict[str, int], folder: Path) -> int:
         epochs=1.0,
         max_steps=2,
         batch_tokens=batch * length,
+        micro_batch_tokens=None,
         warmup=0.0,
         weight_decay=0.0,
         checkpoint_minutes=1e9,

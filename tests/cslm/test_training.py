@@ -29,6 +29,7 @@ CONFIG = TrainingConfig(
     epochs=1.0,
     max_steps=8,
     batch_tokens=256,
+    micro_batch_tokens=None,
     warmup=0.1,
     weight_decay=0.0,
     checkpoint_minutes=1e-9,
@@ -57,15 +58,20 @@ def rows(
     return PackedRows(folder)
 
 
-@pytest.mark.parametrize(("optimizer", "zero_stage"), [("adamw", 2), ("muon", 0)])
+@pytest.mark.parametrize(
+    ("optimizer", "zero_stage", "micro_batch_tokens"), [("adamw", 2, 128), ("muon", 0, None)]
+)
 def test_a_killed_training_continues_to_the_same_weights(
     tiny: tuple[LlamaForCausalLM, PreTrainedTokenizerFast],
     rows: PackedRows,
     tmp_path: Path,
     optimizer: str,
     zero_stage: int,
+    micro_batch_tokens: int | None,
 ) -> None:
-    config = dataclasses.replace(CONFIG, optimizer=optimizer, zero_stage=zero_stage)
+    config = dataclasses.replace(
+        CONFIG, optimizer=optimizer, zero_stage=zero_stage, micro_batch_tokens=micro_batch_tokens
+    )
     environment = dict(os.environ)
     losses: dict[int, dict[str, float]] = {}
     undisturbed = copy.deepcopy(tiny[0])
@@ -92,6 +98,79 @@ def test_a_killed_training_continues_to_the_same_weights(
     assert again == list(range(int(last.rsplit("-", 1)[1]) + 1, 9))
     for name, weight in undisturbed.state_dict().items():
         torch.testing.assert_close(continued.state_dict()[name], weight, rtol=0, atol=1e-6, msg=name)
+
+
+@pytest.fixture(scope="module")
+def few(rows: PackedRows) -> PackedRows:
+    """18 of them: two are left over from the four steps of an epoch."""
+    taken = copy.copy(rows)
+    taken.manifest = dataclasses.replace(rows.manifest, rows=18)
+    return taken
+
+
+@pytest.fixture(scope="module")
+def alone(
+    tiny: tuple[LlamaForCausalLM, PreTrainedTokenizerFast],
+    few: PackedRows,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> list[dict[str, float]]:
+    """The log of a training whose steps of four rows are one batch each."""
+    return _logged(copy.deepcopy(tiny[0]), few, tmp_path_factory.mktemp("alone"), micro_batch_tokens=None)
+
+
+def _logged(
+    model: LlamaForCausalLM, rows: PackedRows, folder: Path, **changes: object
+) -> list[dict[str, float]]:
+    config = dataclasses.replace(
+        CONFIG,
+        batch_tokens=512,
+        epochs=9.0,
+        checkpoint_minutes=1000.0,
+        half_precision=False,
+        speech_loss=0.7,
+    )
+    spoken = [*range(model.config.vocab_size - 18, model.config.vocab_size)]
+    config = dataclasses.replace(config, **changes)  # type: ignore[arg-type]
+    return train(model, rows, config, folder, lambda step, numbers: None, spoken).log
+
+
+def _same(one: list[dict[str, float]], other: list[dict[str, float]]) -> None:
+    assert [entry["step"] for entry in other] == [entry["step"] for entry in one]
+    for a, b in zip(one, other, strict=True):
+        losses = {name: value for name, value in a.items() if name.startswith(("loss", "grad_norm"))}
+        assert {name: b[name] for name in losses} == pytest.approx(losses, abs=1e-5)
+
+
+@pytest.mark.parametrize(("zero_stage", "tokens"), [(0, 128), (2, 128), (2, 300)])
+def test_micro_batches_learn_what_one_batch_learns(
+    tiny: tuple[LlamaForCausalLM, PreTrainedTokenizerFast],
+    few: PackedRows,
+    alone: list[dict[str, float]],
+    tmp_path: Path,
+    zero_stage: int,
+    tokens: int,
+) -> None:
+    seen: list[int] = []
+    model = copy.deepcopy(tiny[0])
+    model.model.register_forward_pre_hook(
+        lambda module, given, named: seen.append(named["input_ids"].numel()), with_kwargs=True
+    )
+    _same(alone, _logged(model, few, tmp_path, zero_stage=zero_stage, micro_batch_tokens=tokens))
+    assert seen == [tokens // 128 * 128] * len(seen)
+
+
+@pytest.mark.parametrize("zero_stage", [0, 1, 2])
+def test_one_bad_micro_batch_leaves_out_the_whole_step(
+    tiny: tuple[LlamaForCausalLM, PreTrainedTokenizerFast], few: PackedRows, tmp_path: Path, zero_stage: int
+) -> None:
+    """The second of four, in step 3: as if the step had been one batch."""
+    whole = _broken_at(tiny[0], range(3, 4))
+    parts = _broken_at(tiny[0], range(10, 11))
+    one = _logged(whole, few, tmp_path / "a", zero_stage=zero_stage)
+    _same(one, _logged(parts, few, tmp_path / "b", zero_stage=zero_stage, micro_batch_tokens=128))
+    assert [path.name for path in (tmp_path / "b").glob("skipped-*")] == ["skipped-step-3-rank-0.safetensors"]
+    for name, weight in whole.state_dict().items():
+        torch.testing.assert_close(parts.state_dict()[name], weight, rtol=0, atol=1e-5, msg=name)
 
 
 def test_what_is_made_again_is_the_same(

@@ -21,7 +21,6 @@ from cslm.sequences import SequenceBuilder
 from cslm.training import TrainingConfig
 from cslm.training.preemption import Preempted
 from cslm.training.ranks import PREEMPTED, Job, RanksFailed, train_on_ranks
-from cslm.training.trainer import rows_of_step
 from tests import tiny
 
 STEPS = 6
@@ -31,6 +30,7 @@ CONFIG = TrainingConfig(
     epochs=10.0,
     max_steps=STEPS,
     batch_tokens=512,
+    micro_batch_tokens=None,
     warmup=0.1,
     weight_decay=0.01,
     checkpoint_minutes=1e-9,
@@ -104,6 +104,11 @@ def _same(alone: list[Losses], several: list[Losses]) -> None:
         for name in ("loss", "loss.asr.en", "loss.tts.zh"):
             assert (name in other) is (name in one)
             assert other.get(name, 0) == pytest.approx(one.get(name, 0), abs=1e-5), name
+
+
+@pytest.mark.parametrize("zero_stage", [0, 2, 3])
+def test_so_it_is_with_micro_batches(job: Job, alone: list[Losses], tmp_path: Path, zero_stage: int) -> None:
+    _same(alone, _losses(job, tmp_path / "ranks", 2, zero_stage=zero_stage, micro_batch_tokens=128))
 
 
 @pytest.mark.parametrize("rank", [0, 1])
@@ -236,13 +241,6 @@ def test_no_rank_takes_a_step_that_another_one_cannot(job: Job, tmp_path: Path) 
     assert 1 <= len(steps) < trained.steps / 2
     assert trained.figures()["skipped_steps"] == len(steps)
     assert trained_model.lm_head.weight.isfinite().all()
-
-
-def test_rows_that_cannot_be_shared_are_refused(job: Job) -> None:
-    rows = PackedRows(job.rows)
-    assert rows_of_step(job.config, rows, 4) == 4
-    with pytest.raises(ValueError, match="batch_tokens 512 are 4 rows of 128, which 3 ranks cannot share"):
-        rows_of_step(job.config, rows, 3)
 
 
 def test_a_rank_that_fails_ends_the_training(job: Job, tmp_path: Path) -> None:
