@@ -284,13 +284,18 @@ class Training(Section):
     needs whole matrices: 0."""
     gradient_checkpointing: bool = False
     """Keep less of the forward pass and make it again: less memory, a third more arithmetic."""
+    attn_implementation: Literal["sdpa", "flash_attention_2", "flash_attention_3"] = "sdpa"
+    """Attention on GPUs, as transformers names it. `sdpa` makes a mask over all tokens of a micro batch; flash
+    attention keeps nothing like it, and needs its package. Processors have a kernel of their own."""
     speech_loss: Annotated[float, Field(ge=0)] = 1.0
     """Weight of a speech unit in the loss, where a text token has 1 (the paper: 1)."""
 
     @model_validator(mode="after")
-    def _whole_matrices(self) -> Training:
+    def _work_together(self) -> Training:
         if self.optimizer == "muon" and self.zero_stage:
             raise ValueError(f"optimizer muon works with zero_stage 0 only, not {self.zero_stage}")
+        if self.attn_implementation != "sdpa" and not self.half_precision:
+            raise ValueError(f"attn_implementation {self.attn_implementation} needs half_precision")
         if self.zero_stage == 3 and self.ranks == 1:
             raise ValueError("zero_stage 3 shares the weights among ranks: it needs 2 or more of them")
         return self

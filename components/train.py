@@ -24,6 +24,7 @@ from components.stage import Stage, StageFailed, home
 from cslm.packing import PackedRows
 from cslm.sequences import SequenceBuilder
 from cslm.training import TrainingConfig, train
+from cslm.training.attention import check_attention
 from cslm.training.nodes import BadNodes, Nodes
 from cslm.training.preemption import Preempted
 from cslm.training.ranks import Job, RanksFailed, train_on_ranks
@@ -75,7 +76,8 @@ def check_ranks(name: str, config: TrainingConfig, rows: PackedRows, ranks: int)
     """Can so many ranks train on these rows here, and on the nodes beside this one?
 
     Raises:
-        StageFailed: a step's rows or the ranks cannot be shared, or there are fewer GPUs here than ranks.
+        StageFailed: a step's rows or the ranks cannot be shared, there are fewer GPUs here than ranks, or not
+            this attention.
     """
     gpus = torch.cuda.device_count()
     try:
@@ -83,6 +85,7 @@ def check_ranks(name: str, config: TrainingConfig, rows: PackedRows, ranks: int)
         if 0 < gpus < mine:
             raise BadNodes(f"{mine} ranks need as many GPUs, and there are {gpus}")
         shares_of_step(config, rows, ranks)
+        check_attention(config.attn_implementation)
     except ValueError as error:
         raise StageFailed(f"{name}: {error}") from error
 

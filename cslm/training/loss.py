@@ -13,11 +13,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
+from transformers import PreTrainedModel
 
 from cslm.packing import LISTENING
 from cslm.sequences import IGNORE
+from cslm.training.attention import borders
 from cslm.training.zero import gathered
 
 LISTENING_SCALE = 12.0
@@ -46,24 +48,33 @@ class PackedLoss:
         listening = [f"{LISTENING}.{name.rpartition('.')[-1]}" for name in tasks]
         self._listening = torch.tensor([tasks.index(n) if n in tasks else 0 for n in listening])
 
-    def __call__(self, model: Any, inputs: Mapping[str, Tensor], head: nn.Parameter) -> tuple[Tensor, Any]:
-        """The weighted sum of the losses of rows (R, L), and the model's outputs; `head` is its last layer."""
+    def __call__(
+        self, model: Any, inputs: Mapping[str, Tensor], network: PreTrainedModel
+    ) -> tuple[Tensor, Any]:
+        """The weighted sum of the losses of rows (R, L), and the model's outputs.
+
+        Args:
+            network: the model without what DeepSpeed has laid around it.
+        """
         tokens = inputs["input_ids"].flatten()  # (T,)
         targets = inputs["labels"].flatten().roll(-1)  # a row's first token has no label
         tasks, understood = inputs["task"].flatten().cpu(), inputs["understood"].flatten()
         written = (targets != IGNORE).nonzero().flatten()
         heard = (understood != IGNORE).nonzero().flatten()
+        positions = inputs["position_ids"].flatten()[None]
         outputs = model(
             input_ids=tokens[None],
-            position_ids=inputs["position_ids"].flatten()[None],
+            position_ids=positions,
             use_cache=False,
             output_hidden_states=bool(len(heard)),
             logits_to_keep=written,
+            **borders(network.config._attn_implementation, positions),
         )
         logits = outputs.logits[0].float()  # (len(written), V)
         targets = torch.cat([targets[written], understood[heard]])
         weights = self._weights.to(targets.device)[targets]
         asked = torch.ones_like(weights)
+        head: Tensor = network.lm_head.weight
         with gathered(head):
             words = F.normalize(head.detach().float(), dim=-1) if len(heard) else None
         if words is not None:

@@ -124,8 +124,7 @@ class PackedTrainer(Trainer):
         Ranks take the mean of their gradients, so each counts for as many as there are.
         """
         assert isinstance(num_items_in_batch, Tensor)
-        head = self.accelerator.unwrap_model(model).lm_head.weight
-        losses, outputs = self._loss(model, inputs, head)
+        losses, outputs = self._loss(model, inputs, self.accelerator.unwrap_model(model))
         loss = losses * self.args.world_size / num_items_in_batch.clamp_min(1e-9)
         self._must_be_finite(loss.detach())
         return (loss, outputs) if return_outputs else loss

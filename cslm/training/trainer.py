@@ -20,6 +20,7 @@ from transformers import PreTrainedModel, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
 from cslm.packing import PackedRows
+from cslm.training.attention import check_attention
 from cslm.training.callbacks import Checkpoints, Progress
 from cslm.training.loss import PackedLoss
 from cslm.training.preemption import Preempted, asked_to_end
@@ -50,6 +51,7 @@ class TrainingConfig:
     speech_loss: float
     half_precision: bool
     gradient_checkpointing: bool
+    attn_implementation: str
     seed: int
 
 
@@ -102,7 +104,7 @@ def train(
     Raises:
         LossNotFinite: `HOPELESS` steps in a row had no finite loss.
         Preempted: SIGTERM came, and the checkpoint is written.
-        ValueError: a step's rows cannot be shared among the ranks.
+        ValueError: a step's rows cannot be shared among the ranks, or there is no such attention here.
     """
     world = int(os.environ.get("WORLD_SIZE", 1))
     shared = shares_of_step(config, rows, world)
@@ -111,6 +113,9 @@ def train(
     steps = round(min(steps, config.max_steps or steps))
     on_processor = not torch.cuda.is_available()
     used = flops_per_token(model) / peak_flops("cpu" if on_processor else "cuda", config.half_precision) / world
+    check_attention(config.attn_implementation)
+    if not on_processor:
+        model.set_attn_implementation(config.attn_implementation)
     with (
         single_rank(),
         kernels_for_processor(model, config.half_precision) if on_processor else nullcontext(),

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor
 
 
 def deepspeed_config(zero_stage: int) -> dict[str, Any]:
@@ -28,7 +28,7 @@ def deepspeed_config(zero_stage: int) -> dict[str, Any]:
     }
 
 
-def gathered(*weights: nn.Parameter) -> AbstractContextManager[None]:
+def gathered(*weights: Tensor) -> AbstractContextManager[None]:
     """The whole of weights that ZeRO 3 shares among the ranks; all ranks must ask for them."""
     from deepspeed.runtime.zero import GatheredParameters  # looks at the machine when it is imported
 

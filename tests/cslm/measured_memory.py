@@ -59,6 +59,7 @@ def measure(shape: dict[str, int], folder: Path) -> int:
         speech_loss=1.0,
         half_precision=False,
         gradient_checkpointing=again,
+        attn_implementation="sdpa",
         seed=1,
     )
     gc.collect()  # what is left of the training before would be freed in this one

@@ -38,6 +38,7 @@ CONFIG = TrainingConfig(
     speech_loss=1.0,
     half_precision=True,
     gradient_checkpointing=False,
+    attn_implementation="sdpa",
     seed=1,
 )
 

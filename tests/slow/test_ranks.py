@@ -39,6 +39,7 @@ CONFIG = TrainingConfig(
     speech_loss=0.5,
     half_precision=False,
     gradient_checkpointing=False,
+    attn_implementation="sdpa",
     seed=1,
 )
 
