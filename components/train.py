@@ -28,7 +28,7 @@ from cslm.training.attention import check_attention
 from cslm.training.nodes import BadNodes, Nodes
 from cslm.training.preemption import Preempted
 from cslm.training.ranks import Job, RanksFailed, train_on_ranks
-from cslm.training.steps import LossNotFinite
+from cslm.training.steps import LossNotFinite, OutOfMemory
 from cslm.training.trainer import shares_of_step
 
 
@@ -40,10 +40,10 @@ def train_phase(name: str, rows: Path, start: Path, result: Path) -> None:
         data = PackedRows(rows)
         if not len(data):
             raise StageFailed(f"{rows} holds no rows: the mixture in `compose.{name}` selects nothing")
-        model, tokenizer = open_checkpoint(start)
-        use_deepspeed_here()
         config = training_config(section, stage.settings.seed)
         check_ranks(name, config, data, section.ranks)
+        model, tokenizer = open_checkpoint(start)
+        use_deepspeed_here()
         speech = SequenceBuilder(tokenizer).unit_ids
         with explained():
             if section.ranks == 1:
@@ -64,11 +64,11 @@ def explained() -> Iterator[None]:
     """Say it in one sentence if a training does not come to its end.
 
     Raises:
-        StageFailed: it was told to end, a rank has failed, or the loss is no number.
+        StageFailed: it was told to end, a rank has failed, memory is too small, or the loss is no number.
     """
     try:
         yield
-    except (LossNotFinite, Preempted, RanksFailed) as error:
+    except (LossNotFinite, OutOfMemory, Preempted, RanksFailed) as error:
         raise StageFailed(str(error)) from error
 
 

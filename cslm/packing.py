@@ -55,6 +55,8 @@ class PackedManifest:
     sequences: dict[str, int] = field(default_factory=dict)
     task_tokens: dict[str, int] = field(default_factory=dict)
     too_long: dict[str, int] = field(default_factory=dict)
+    heaviest_row: int = 0
+    """The one with the most tokens that have a loss: these get logits, which take the most memory."""
 
     @property
     def utilization(self) -> float:
@@ -89,7 +91,7 @@ def pack(sequences: Iterable[Sequence], folder: Path, length: int, pad_id: int, 
             yield sequence
 
     shard: list[npt.NDArray[np.int32]] = []
-    shards = 0
+    shards = most = 0
 
     def flush() -> None:
         nonlocal shards
@@ -110,7 +112,11 @@ def pack(sequences: Iterable[Sequence], folder: Path, length: int, pad_id: int, 
                 waiting = [window[i] for i in later]
             rng.shuffle(rows)
             for row in rows:
-                shard.append(_row([window[i] for i in row], length, pad_id, manifest.tasks))
+                packed = _row([window[i] for i in row], length, pad_id, manifest.tasks)
+                losses = int((packed[[1, 4]] != IGNORE).sum())  # labels, and what is understood
+                if losses > most:
+                    most, manifest.heaviest_row = losses, manifest.rows
+                shard.append(packed)
                 manifest.rows += 1
                 if len(shard) == ROWS_PER_SHARD:
                     flush()

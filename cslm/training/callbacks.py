@@ -11,6 +11,19 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 
+class Rehearsal(TrainerCallback):
+    """Calls `rehearse` when everything is ready for the first step, and the clocks do not run yet."""
+
+    def __init__(self, rehearse: Callable[[], None]) -> None:
+        self._rehearse = rehearse
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Rehearse."""
+        self._rehearse()
+
+
 class Progress(TrainerCallback):
     """Passes each log entry on, with tokens a second and utilisation, and prints a `progress:` line.
 

@@ -5,6 +5,7 @@ whole of it is left out on all ranks.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,10 @@ HOPELESS = 5
 
 class LossNotFinite(RuntimeError):
     """Several steps in a row had no finite loss; the message says where their batches are."""
+
+
+class OutOfMemory(RuntimeError):
+    """A micro batch does not fit into the memory of a GPU; the message says what to change."""
 
 
 class _StepNotFinite(Exception):
@@ -77,11 +82,13 @@ class PackedTrainer(Trainer):
 
         Raises:
             LossNotFinite: too many in a row.
+            OutOfMemory: it is too large.
         """
         loss = torch.zeros((), device=self.args.device)
         if not self._broken:
             try:
-                loss = super().training_step(model, inputs, num_items_in_batch)  # type: ignore[arg-type]
+                with self._explained(inputs):
+                    loss = super().training_step(model, inputs, num_items_in_batch)  # type: ignore[arg-type]
                 self._step_loss += loss
             except _StepNotFinite as error:
                 self._broken = True
@@ -95,6 +102,44 @@ class PackedTrainer(Trainer):
                 self._done, self._in_a_row, self._saving.healthy = self._done + 1, 0, True
             self._broken, self._step_loss = False, torch.zeros((), device=self.args.device)
         return loss
+
+    def rehearse(self, row: int, rows: int) -> None:
+        """Forward and backward of a micro batch of `rows` times this row, of which nothing stays.
+
+        With the row that needs the most memory it is known before the first step whether all others fit.
+
+        Raises:
+            OutOfMemory: it does not.
+        """
+        assert isinstance(self.train_dataset, PackedRows)
+        batch = self._prepare_inputs(self.data_collator([self.train_dataset[row]] * rows))
+        device, engine = self.args.device, self.model_wrapped
+        assert engine is not None
+        engine.train()
+        with (
+            torch.random.fork_rng([device] if device.type == "cuda" else []),
+            self._explained(batch),
+            suppress(_StepNotFinite),
+        ):
+            with self.compute_loss_context_manager():
+                loss = self.compute_loss(engine, batch, num_items_in_batch=torch.ones((), device=device))
+            engine.set_gradient_accumulation_boundary(True)
+            engine.backward(loss, scale_wrt_gas=False)
+        forget_gradients(engine)
+        self._loss.take_sums()
+
+    @contextmanager
+    def _explained(self, batch: dict[str, Tensor]) -> Iterator[None]:
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            rows, length = batch["input_ids"].shape
+            fewer = f"micro_batch_tokens {length} (one row) to {(rows - 1) * length}, " if rows > 1 else ""
+            raise OutOfMemory(
+                f"a micro batch of {rows * length} tokens needs more memory than {self.args.device} has: give "
+                f"{fewer}gradient_checkpointing: true, a greater zero_stage, more ranks or shorter rows "
+                f"(compose.length); `python -m cslm.plan` says what fits. It was: {error}"
+            ) from error
 
     def _skip(self, inputs: dict[str, Tensor], why: str) -> None:
         assert self.args.output_dir is not None

@@ -21,7 +21,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from cslm.packing import PackedRows
 from cslm.training.attention import check_attention
-from cslm.training.callbacks import Checkpoints, Progress
+from cslm.training.callbacks import Checkpoints, Progress, Rehearsal
 from cslm.training.loss import PackedLoss
 from cslm.training.preemption import Preempted, asked_to_end
 from cslm.training.processor import kernels_for_processor
@@ -30,6 +30,9 @@ from cslm.training.speed import flops_per_token, peak_flops
 from cslm.training.steps import LossNotFinite, PackedTrainer
 from cslm.training.zero import deepspeed_config, single_rank
 
+REHEARSED = {"cuda"}
+"""Where the largest micro batch is tried before the first step. On a processor it would tell nothing: a program
+that takes too much memory is ended there without a word."""
 WHOLE = "whole"
 """A file that marks a checkpoint as completely written."""
 
@@ -102,6 +105,7 @@ def train(
         speech_tokens: tokens whose loss counts `config.speech_loss` times.
 
     Raises:
+        OutOfMemory: a micro batch is too large for the memory of a GPU.
         LossNotFinite: `HOPELESS` steps in a row had no finite loss.
         Preempted: SIGTERM came, and the checkpoint is written.
         ValueError: a step's rows cannot be shared among the ranks, or there is no such attention here.
@@ -112,7 +116,8 @@ def train(
     steps = max(1.0, len(rows) * config.epochs / batch)
     steps = round(min(steps, config.max_steps or steps))
     on_processor = not torch.cuda.is_available()
-    used = flops_per_token(model) / peak_flops("cpu" if on_processor else "cuda", config.half_precision) / world
+    device = "cpu" if on_processor else "cuda"
+    used = flops_per_token(model) / peak_flops(device, config.half_precision) / world
     check_attention(config.attn_implementation)
     if not on_processor:
         model.set_attn_implementation(config.attn_implementation)
@@ -145,11 +150,15 @@ def train(
             gradient_checkpointing_kwargs={"use_reentrant": False},
             deepspeed=deepspeed_config(config.zero_stage),
         )
+        rehearsal = Rehearsal(lambda: trainer.rehearse(rows.manifest.heaviest_row, shared.rows))
         trainer = PackedTrainer(
             model=model,
             args=arguments,
             train_dataset=rows,
-            callbacks=[Progress(on_log, batch * rows.manifest.length, used)],
+            callbacks=[
+                *([rehearsal] if device in REHEARSED else []),
+                Progress(on_log, batch * rows.manifest.length, used),
+            ],
             saving=saving,
             packed_loss=PackedLoss(
                 model.config.vocab_size, speech_tokens, config.speech_loss, rows.manifest.tasks
