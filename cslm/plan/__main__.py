@@ -32,7 +32,8 @@ MEMORY_ASSUMPTIONS = (
     "logits are an upper limit. Measured on a processor in 32 bits, on no GPU; "
     f"{KEPT_FREE:.0%} of a GPU stays free for CUDA, NCCL and gaps",
     "attention: a kernel that keeps no scores and stays inside documents (flash attention). What transformers "
-    "takes on a GPU by itself is a mask over all tokens of a step: that is slower and keeps more",
+    "takes on a GPU unless attn_implementation says so is a mask over all tokens of a micro batch: that is "
+    "slower and keeps more",
 )
 
 
@@ -53,7 +54,7 @@ def main(
     costs = {
         again: [training(plan, phase, device, gpus, again) for phase in plan.phases] for again in (False, True)
     }
-    busiest = max(costs[False], key=lambda each: each.step_tokens)
+    busiest = max(costs[False], key=lambda each: each.micro_tokens)
     needs = _needs(plan, device, busiest)
     console = Console(highlight=False)
     console.print(
@@ -88,7 +89,7 @@ def _model(plan: Profile) -> str:
 
 def _hours(plan: Profile, costs: Mapping[bool, list[Training]]) -> Table:
     table = _table(
-        "phase", "GPUs", "tokens", "steps", "tokens/GPU/step", "operations", "GPU time", "takes", "USD"
+        "phase", "GPUs", "tokens", "steps", "micro batches", "operations", "GPU time", "takes", "USD"
     )
     for again, phases in costs.items():
         for phase, each in zip(plan.phases, phases, strict=True):
@@ -97,7 +98,7 @@ def _hours(plan: Profile, costs: Mapping[bool, list[Training]]) -> Table:
                 f"{each.gpus}",
                 f"{each.tokens / 1e6:,.3g} M" if each.tokens < 1e9 else f"{each.tokens / 1e9:.3g} B",
                 f"{each.steps:,}",
-                f"{each.step_tokens:,}",
+                f"{each.micro_batches} x {each.micro_tokens:,}",
                 f"{each.flops:.2g}",
                 _time(each.gpu_hours),
                 _time(each.hours),
@@ -109,7 +110,7 @@ def _hours(plan: Profile, costs: Mapping[bool, list[Training]]) -> Table:
 def _needs(plan: Profile, device: Device, busiest: Training) -> dict[tuple[int, bool], Memory]:
     config = plan.config
     count, _ = parameters(config)
-    tokens = busiest.step_tokens
+    tokens = busiest.micro_tokens
     return {
         (stage, again): memory(
             config,
@@ -134,10 +135,10 @@ def _memory(needs: Mapping[tuple[int, bool], Memory], device: Device, busiest: T
             f"ZeRO {stage}{AGAIN if again else ''}",
             *(_size(getattr(need, part)) for part in parts),
             "yes" if _fits(need, device) else "[red]no[/]",
-            f"{_most_tokens(need, device, busiest.step_tokens):,}",
+            f"{_most_tokens(need, device, busiest.micro_tokens):,}",
         )
     table.caption = (
-        f"{busiest.step_tokens:,} tokens at once on each of {busiest.gpus}, and how many would fit. "
+        f"{busiest.micro_tokens:,} tokens at once on each of {busiest.gpus}, and how many would fit. "
         "The peak has gradients or activations; with activations, logits or the layer that backward is in."
     )
     table.caption_justify = "left"
@@ -183,7 +184,7 @@ def _verdict(
     """Which stages fit, and the whole with the faster way that fits."""
     fits = {again: [f"{s}" for s, a in needs if a is again and _fits(needs[s, a], device)] for again in costs}
     if not any(fits.values()):
-        return "[bold red]Nothing fits.[/] More GPUs, GPUs of more memory, or fewer tokens a step are needed."
+        return "[bold red]Nothing fits.[/] More GPUs, GPUs of more memory, or smaller micro batches are needed."
     again = not fits[False]
     hours = plan.hours / TOKENIZED / gpus + sum(each.hours for each in costs[again])
     usd = plan.hours / TOKENIZED * device.usd_per_hour + sum(each.usd for each in costs[again])

@@ -8,6 +8,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from cslm.plan.profiles import Device, Phase, Profile
+from cslm.training.sharing import most_ranks, shares
 from cslm.training.speed import flops_per_token
 
 AGAIN = 4 / 3
@@ -41,8 +42,10 @@ class Training:
     """At work: the most of those there are that share a step's rows evenly, as `cslm.training` demands."""
     tokens: float
     steps: int
-    step_tokens: int
-    """Of one GPU."""
+    micro_batches: int
+    """Of one GPU in a step, one after the other."""
+    micro_tokens: int
+    """Of one of them."""
     flops: float
     gpu_hours: float
     usd: float
@@ -63,16 +66,26 @@ def parameters(config: LlamaConfig) -> tuple[int, float]:
 def training(profile: Profile, phase: Phase, device: Device, gpus: int, again: bool) -> Training:
     """The cost of a phase; `again` with gradient checkpointing."""
     config = profile.config
-    at_work = max(n for n in range(1, min(gpus, phase.rows) + 1) if phase.rows % n == 0)
+    step = phase.rows * phase.length
+    at_work = most_ranks(phase.rows, gpus)
+    shared = shares(step, phase.length, at_work, phase.micro_batch_tokens)
     tokens = phase.tokens * phase.epochs
     assert config.head_dim
     width = config.num_attention_heads * config.head_dim
     scores = 6.0 * config.num_hidden_layers * width * phase.length
     flops = tokens * (parameters(config)[1] + scores) * (AGAIN if again else 1)
     gpu_hours = flops / (device.peak_flops * device.utilisation) / 3600
-    step = phase.rows * phase.length
     usd = gpu_hours * device.usd_per_hour
-    return Training(at_work, tokens, round(tokens / step), step // at_work, flops, gpu_hours, usd)
+    return Training(
+        gpus=at_work,
+        tokens=tokens,
+        steps=round(tokens / step),
+        micro_batches=shared.micro_batches,
+        micro_tokens=shared.rows * phase.length,
+        flops=flops,
+        gpu_hours=gpu_hours,
+        usd=usd,
+    )
 
 
 def storage(profile: Profile, half: bool) -> dict[str, float]:

@@ -54,7 +54,7 @@ def memory(
     """The memory of one of `ranks` ranks that share what ZeRO `stage` says.
 
     Args:
-        tokens: of one rank in one step.
+        tokens: of one rank in one micro batch.
         labelled: those of them that have a loss; only these get logits.
         half: weights and activations in bfloat16 (GPUs), else all in 32 bits.
         checkpointing: keep only the input of each layer, and make the rest of one layer at a time again.

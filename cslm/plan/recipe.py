@@ -20,6 +20,8 @@ class Recipe:
     """Rows of one step, over all ranks."""
     length: int
     """Tokens of a row."""
+    micro_batch_tokens: int | None = None
+    """Most tokens that a rank works on at once; None: all of its part of a step."""
     epochs: float = 1.0
 
 
@@ -38,11 +40,14 @@ def recipe(profile: str, phase: str, project: Path = PROJECT) -> Recipe:
     lengths = [_value(contents, "compose", name) for name in (f"{phase}_length", "length")]
     length = next((each for each in lengths if each), None)
     batch, epochs = _value(contents, phase, "batch_tokens"), _value(contents, phase, "epochs")
+    micro = _value(contents, phase, "micro_batch_tokens")
     if not length or not batch:
         raise ValueError(
             f"{files[0]}: compose.length and {phase}.batch_tokens are needed, here or in params.yaml"
         )
-    return Recipe(rows=max(1, batch // length), length=length, epochs=epochs or Recipe.epochs)
+    return Recipe(
+        rows=max(1, batch // length), length=length, micro_batch_tokens=micro, epochs=epochs or Recipe.epochs
+    )
 
 
 def _value(contents: Sequence[Mapping[str, Any]], section: str, key: str) -> Any:

@@ -127,7 +127,14 @@ def test_the_sample_takes_as_long_as_it_did() -> None:
 def test_rows_that_gpus_cannot_share_leave_some_without_work() -> None:
     plan = PROFILES["llama3.1-8b"]
     finetune = training(plan, plan.phases[1], DEVICES["h100"], 24, False)
-    assert (finetune.gpus, finetune.step_tokens) == (16, 8192)
+    assert (finetune.gpus, finetune.micro_batches, finetune.micro_tokens) == (16, 2, 4096)
+
+
+def test_the_papers_micro_batches_are_planned() -> None:
+    """Phase 1 in its released recipe: micro batches of 2 rows, 6 of them on each of 24 GPUs."""
+    plan = PROFILES["llama3.1-8b"]
+    pretrain = training(plan, plan.phases[0], DEVICES["h100"], 24, False)
+    assert (pretrain.gpus, pretrain.micro_batches, pretrain.micro_tokens) == (24, 6, 2048)
 
 
 def test_zero_shares_as_its_paper_says() -> None:
