@@ -11,6 +11,7 @@ import yaml
 from components.fetch.catalog import load_catalog
 from components.settings import Settings, load_settings
 from cslm.plan.profiles import PROFILES
+from cslm.tokenizer.cosyvoice import UNITS
 from tests.components.test_settings import ROOT, write
 
 
@@ -22,6 +23,12 @@ def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
     return load_settings(write(tmp_path / "params.yaml", **changes))
 
 
+def units_of(settings: Settings) -> int:
+    """Of CosyVoice's tokenizer, or of the one that the profile trains."""
+    tokenizer = settings.train_tokenizer
+    return UNITS if "cosyvoice" in str(tokenizer.checkpoint) else math.prod(tokenizer.levels)
+
+
 @pytest.mark.parametrize("settings", PROFILES, indirect=True)
 def test_the_plan_is_of_what_the_profile_trains(settings: Settings) -> None:
     plan = PROFILES[settings.profile]
@@ -30,7 +37,7 @@ def test_the_plan_is_of_what_the_profile_trains(settings: Settings) -> None:
         section = getattr(settings, phase.name)
         assert (phase.rows * phase.length, phase.length) == (section.batch_tokens, length)
         assert phase.epochs == section.epochs
-    assert plan.units in (math.prod(settings.train_tokenizer.levels), 0)
+    assert plan.units in (units_of(settings), 0)
 
 
 @pytest.mark.parametrize("settings", ["smollm2-135m"], indirect=True)
@@ -56,13 +63,14 @@ def test_the_paper_is_trained_as_in_the_paper(settings: Settings) -> None:
     assert learnt == {"interleaved", "cross_lingual", "text"}
     ours = ["answer_noise", "misheard", "unit_dropout", "question_noise", "splice", "excerpt", "earlier_turns"]
     assert not any(getattr(compose, name) for name in [*ours, "listening"])
-    units = math.prod(settings.train_tokenizer.levels)
-    assert (units, settings.align.words_per_chunk, settings.languages) == (4096, 7, ["en", "zh"])
+    assert (first.micro_batch_tokens, second.micro_batch_tokens) == (2 * 1024, 4096)
+    assert (units_of(settings), settings.align.words_per_chunk, settings.languages) == (4096, 7, ["en", "zh"])
 
 
 @pytest.mark.parametrize("settings", ["llama3.1-8b", "smollm2-135m"], indirect=True)
 def test_models_are_where_they_are_fetched_to(settings: Settings) -> None:
-    checkpoint = settings.text_model.checkpoint
+    checkpoint, catalog = settings.text_model.checkpoint, load_catalog(ROOT / "models.yaml")
     assert checkpoint is not None
-    assert Path(checkpoint).name in load_catalog(ROOT / "models.yaml")
+    assert Path(checkpoint).name in catalog
+    assert Path(settings.train_tokenizer.checkpoint or "cosyvoice-300m-25hz").name in catalog
     assert settings.backbone.checkpoint is None and settings.text_model.steps == 0
