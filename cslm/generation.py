@@ -21,6 +21,7 @@ from transformers.generation.logits_process import TopPLogitsWarper
 
 from cslm.grammar import Grammar, Pick, Reply, greedy
 from cslm.sequences import IGNORE, Sequence, SequenceBuilder
+from cslm.stepping import begin
 
 
 @dataclass(frozen=True)
@@ -131,17 +132,16 @@ class SpeechLanguageModel:
         self, prompt: list[int], reply: Reply, max_new_tokens: int, sampling: Sampling | None = None
     ) -> Iterator[int]:
         """Tokens of one answer, each as soon as it is known, without the end token."""
-        cache = DynamicCache()
         pick = sampling.pick() if sampling else greedy
-        ids = torch.tensor([prompt])
         grown = [self._grammar.begin(reply)]
-        for _ in range(max_new_tokens):
-            output = self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
-            [token] = self._grammar.choose(output.logits[:, -1], grown, pick)
+        scores, step = begin(self.model, prompt, max_new_tokens)
+        for count in range(1, max_new_tokens + 1):
+            [token] = self._grammar.choose(scores, grown, pick)
             if token == self.builder.end_id:
                 return
             yield token
-            ids = torch.tensor([[token]])
+            if count < max_new_tokens:
+                scores = step(token)
 
     @torch.inference_mode()
     def mean_hidden(self, sequences: list[tuple[list[int], slice]], batch_size: int) -> npt.NDArray[np.float32]:
