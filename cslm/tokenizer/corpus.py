@@ -1,9 +1,13 @@
-"""Units of a whole corpus: decode, encode in batches of similar length, merge runs. Memory stays flat."""
+"""Units of a whole corpus: decode, encode in batches of similar length, merge runs. Memory stays flat.
+
+A batch is decoded on all cores, as libsndfile and soxr work outside of Python's lock, and then encoded on all.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import Any
 
@@ -27,14 +31,16 @@ def tokenize(
     inside windows of `WINDOW` rows, each with at most `batch_seconds` of padded speech.
     """
     stream = iter(utterances)
-    while window := list(islice(stream, WINDOW)):
-        units: dict[int, tuple[list[int], list[int]]] = {}
-        for batch in by_length([float(row["duration_s"]) for row in window], batch_seconds):
-            frames = tokenizer.encode([_samples(window[i]) for i in batch])
-            units |= {i: merge_runs(row) for i, row in zip(batch, frames, strict=True)}
-        for i, row in enumerate(window):
-            merged, durations = units[i]
-            yield {**{k: v for k, v in row.items() if k != "audio"}, "units": merged, "durations": durations}
+    with ThreadPoolExecutor() as pool:
+        while window := list(islice(stream, WINDOW)):
+            units: dict[int, tuple[list[int], list[int]]] = {}
+            for batch in by_length([float(row["duration_s"]) for row in window], batch_seconds):
+                frames = tokenizer.encode(list(pool.map(_samples, [window[i] for i in batch])))
+                units |= {i: merge_runs(row) for i, row in zip(batch, frames, strict=True)}
+            for i, row in enumerate(window):
+                merged, durations = units[i]
+                kept = {key: value for key, value in row.items() if key != "audio"}
+                yield {**kept, "units": merged, "durations": durations}
 
 
 def _samples(row: Mapping[str, Any]) -> Samples:
