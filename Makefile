@@ -17,7 +17,7 @@ TWO := -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo from-scratch ablations chat dags history images kubeflow kubeflow-local up down compose compose-down kubernetes \
-	test test-slow test-orchestrator test-components lint clean
+	bench test test-slow test-orchestrator test-components lint clean
 
 help:  ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | awk -F'\t' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -70,6 +70,15 @@ compose-down:  ## Stop those; what they keep stays in their volumes
 kubernetes: setup  ## The same for a cluster: its manifests and the code, as files (CSLM_REGISTRY=, OVERLAY=all or trial)
 	@$(ORCHESTRATOR) -m infra.cluster
 
+bench: setup  ## Speed against baselines, into benchmarks/results.json and speed.md (25 minutes; leave the machine alone)
+	@$(COMPONENTS) -m benchmarks.generation
+	@$(COMPONENTS) -m benchmarks.speech_units
+	@$(COMPONENTS) -m benchmarks.training_step
+	@$(COMPONENTS) -m benchmarks.padded_training --phase pretrain
+	@$(COMPONENTS) -m benchmarks.padded_training --phase finetune
+	@$(COMPONENTS) -m benchmarks.corpus
+	@$(ORCHESTRATOR) -m benchmarks.orchestration
+
 test: setup  ## The test suite, but for what needs containers or an object store for the whole graph
 	@$(MAKE) --no-print-directory test-orchestrator test-components
 
@@ -79,8 +88,8 @@ test-slow: setup  ## The whole graph in containers, in pods, and with everything
 test-orchestrator:  ## Tests of dags/ and infra/
 	@OMP_NUM_THREADS=1 $(ORCHESTRATOR) $(PYTEST) $(TWO) tests/dags tests/infra
 
-test-components:  ## Tests of cslm/, components/ and the whole
-	@OMP_NUM_THREADS=1 $(COMPONENTS) $(PYTEST) $(TWO) $(wildcard tests/cslm tests/components tests/end_to_end)
+test-components:  ## Tests of cslm/, components/, benchmarks/ and the whole
+	@OMP_NUM_THREADS=1 $(COMPONENTS) $(PYTEST) $(TWO) $(wildcard tests/cslm tests/components tests/benchmarks tests/end_to_end)
 
 lint: setup  ## ruff, mypy, import directions, YAML, Markdown
 	@$(ORCHESTRATOR) -m ruff check . && $(ORCHESTRATOR) -m ruff format --check .
