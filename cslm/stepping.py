@@ -34,7 +34,8 @@ def begin(model: PreTrainedModel, prompt: list[int], room: int) -> tuple[Tensor,
         return output.logits[:, -1]  # type: ignore[no-any-return]
 
     scores = forward(prompt)
-    if type(model) is LlamaForCausalLM and model.config.rope_parameters["rope_type"] in FIXED_ROPE:
+    config: Any = model.config
+    if type(model) is LlamaForCausalLM and config.rope_parameters["rope_type"] in FIXED_ROPE:
         return scores, LlamaSteps(model, cache, len(prompt), room)
     return scores, lambda token: forward([token])
 
@@ -49,8 +50,9 @@ class LlamaSteps:
         self._model: Any = model
         self._length, self._heads = length, model.config.num_attention_heads
         self._grouped = self._heads != model.config.num_key_value_heads
-        self._keys = [_with_room(layer.keys, room) for layer in cache.layers]  # (1, G, T, d) each
-        self._values = [_with_room(layer.values, room) for layer in cache.layers]
+        past: list[Any] = list(cache.layers)
+        self._keys = [_with_room(layer.keys, room) for layer in past]  # (1, G, T, d) each
+        self._values = [_with_room(layer.values, room) for layer in past]
         self._size = self._keys[0].shape[-1]
         positions = torch.arange(length + room, device=self._keys[0].device)[None]
         cos, sin = self._model.model.rotary_emb(self._keys[0], positions)  # (1, T, d)
