@@ -18,44 +18,19 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
-from cslm.audio import SAMPLE_RATE, Samples
+from cslm.audio import Samples
 from cslm.decoder import SpeechDecoder
 from cslm.generation import Sampling, SpeechLanguageModel
 from cslm.languages import language_of
+from cslm.questions import LONGEST_TOKENS, NoQuestion, hear
 from cslm.sequences import Chain
 from cslm.tokenizer import Tokenizer, open_tokenizer
-from cslm.units import merge_runs
 
 PIECE_UNITS = 16
 """Units (about 0.6 s) that the decoder gets at once."""
 MAX_NEW_TOKENS = 768
-LONGEST_TOKENS = 150
-"""Tokens of a written question."""
-SHORTEST_S, LONGEST_S = 0.3, 30.0
 REMEMBERED_TOKENS = 256
 """Of earlier turns, by default: with a question and its answer they fill the 512 of the sample model."""
-QUIETEST_DB = -50.0
-FEWEST_SOUNDS_PER_SECOND = 1.5
-"""Speech has 8 to 15 phones, or initials and finals, a second; noise and tones have hardly any."""
-
-REFUSALS = {
-    "en": {
-        "empty": "I heard nothing: the recording is empty or shorter than 0.3 seconds.",
-        "long": "The recording is too long for me: please ask in at most 30 seconds.",
-        "silent": "I heard only silence. Is the microphone on?",
-        "noise": "I heard sound, but no speech. Please ask again.",
-        "unwritten": "Please write a question, of at most a hundred words.",
-    },
-    "zh": {
-        "empty": "我什么都没听到，录音是空的，或者不到零点三秒。",
-        "long": "录音太长了，请在三十秒之内提问。",
-        "silent": "我只听到一片寂静，麦克风打开了吗？",
-        "noise": "我听到了声音，但没有听到人说话，请再说一遍。",
-        "unwritten": "请写一个问题，最多一百个词。",
-    },
-}
 
 
 @dataclass(frozen=True)
@@ -153,26 +128,12 @@ class Assistant:
             UnknownLanguage, UnknownVoice: a name that does not exist.
         """
         self.check(answer_language, voice)
-        problem = self._problem(question)
-        units: list[int] = []
-        if problem is None:
-            [frames] = self.tokenizer.encode([question])
-            units, _ = merge_runs(frames)
-            sounds = self.tokenizer.transcribe(self.tokenizer.log_probs([frames])[0])
-            if len(sounds) < FEWEST_SOUNDS_PER_SECOND * len(question) / SAMPLE_RATE:
-                problem = "noise"
-        if problem is not None:
-            yield Refused(REFUSALS.get(answer_language or "en", REFUSALS["en"])[problem])
+        try:
+            units = hear(question, self.tokenizer, answer_language)
+        except NoQuestion as reason:
+            yield Refused(str(reason))
             return
         yield from self._spoken_answer(units, answer_language, voice, chain, history or History(), sampling)
-
-    def _problem(self, question: Samples) -> str | None:
-        if len(question) < SHORTEST_S * SAMPLE_RATE:
-            return "empty"
-        if len(question) > LONGEST_S * SAMPLE_RATE:
-            return "long"
-        power = float(np.square(question, dtype=np.float64).mean())
-        return "silent" if power <= 10 ** (QUIETEST_DB / 10) else None
 
     def _spoken_answer(
         self,
@@ -220,7 +181,7 @@ class Assistant:
         asked = self.language_of(question)
         wanted = answer_language or asked
         if not builder.text_ids(question.strip()) or len(builder.text_ids(question)) > LONGEST_TOKENS:
-            yield Refused(REFUSALS.get(wanted, REFUSALS["en"])["unwritten"])
+            yield Refused(str(NoQuestion.because("unwritten", wanted)))
             return
         yield Heard(question)
         if wanted != asked:

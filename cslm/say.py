@@ -14,10 +14,11 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from cslm.audio import SAMPLE_RATE, BadAudio, decode, encode_wav
-from cslm.conversation import LONGEST_S, Assistant, Heard, Refused, Text, UnknownLanguage
+from cslm.audio import SAMPLE_RATE, encode_wav
+from cslm.conversation import Assistant, Heard, Refused, Text, UnknownLanguage
 from cslm.decoder import UnknownVoice
 from cslm.generation import Sampling
+from cslm.questions import NoQuestion, read_recording
 
 
 def main(
@@ -34,11 +35,11 @@ def main(
 ) -> None:
     """Answer a spoken question."""
     try:
-        samples = decode(question, 10 * LONGEST_S)
+        samples = read_recording(question)
         assistant = Assistant.load(model, tokenizer, decoder)
         assistant.check(answer_language, voice)
-    except (BadAudio, FileNotFoundError, UnknownLanguage, UnknownVoice) as error:
-        raise SystemExit(f"{question}: {error}" if isinstance(error, BadAudio) else str(error)) from None
+    except (NoQuestion, FileNotFoundError, UnknownLanguage, UnknownVoice) as error:
+        raise SystemExit(f"{question}: {error}" if isinstance(error, NoQuestion) else str(error)) from None
     started = time.perf_counter()
     spoken = []
     sampling = None if seed is None else Sampling(seed=seed)

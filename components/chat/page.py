@@ -19,8 +19,9 @@ import gradio as gr
 import numpy as np
 import numpy.typing as npt
 
-from cslm.audio import SAMPLE_RATE, BadAudio, Samples, decode
-from cslm.conversation import LONGEST_S, Assistant, Event, Heard, History, Refused, Speech, Text
+from cslm.audio import SAMPLE_RATE, Samples
+from cslm.conversation import Assistant, Event, Heard, History, Refused, Speech, Text
+from cslm.questions import NoQuestion, read_recording
 from cslm.sequences import LANGUAGE_NAMES
 
 OWN = "as asked"
@@ -168,9 +169,9 @@ def _events(
         yield from assistant.answer_written(written, language, voice, history)
         return
     try:
-        samples = decode(Path(path), 10 * LONGEST_S)
-    except BadAudio as error:
-        yield Refused(f"This recording cannot be used: {error}. Allowed: WAV, FLAC, MP3 or Ogg, up to 30 s.")
+        samples = read_recording(Path(path))
+    except NoQuestion as reason:
+        yield Refused(str(reason))
         return
     yield from assistant.answer(samples, language, voice, history=history)
 

@@ -21,17 +21,16 @@ import numpy as np
 import pandas as pd
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
-from cslm.audio import BadAudio, Samples, decode, encode_wav
+from cslm.audio import encode_wav
 from cslm.decoder import SpeechDecoder
 from cslm.generation import SpeechLanguageModel
 from cslm.grammar import Reply
 from cslm.languages import language_of
+from cslm.questions import LONGEST_TOKENS, NoQuestion, hear, read_recording
 from cslm.tokenizer import open_tokenizer
-from cslm.units import merge_runs
 
 INPUTS = ("audio", "text", "answer_language", "voice")
 OUTPUTS = ("question", "answer", "units", "wav", "well_formed")
-MAX_DURATION_S = 30.0
 DEFAULTS = {"max_new_tokens": 512, "batch_size": 16}
 
 
@@ -54,6 +53,9 @@ class Dialogue(PythonModel):
     default the first of that language).
     Output columns: `question` (what was heard or given), `answer`, `units` (speech units of the answer, runs
     merged), `wav` (its sound: a WAV file in base64), `well_formed` (the answer is whole, its markers in order).
+
+    A row that cannot be answered (silence, noise, over 30 s, an unknown voice) does not stop the others: its
+    answer says what is wrong and what is allowed, without sound, and is not well-formed.
     """
 
     def load_context(self, context: PythonModelContext) -> None:
@@ -66,22 +68,31 @@ class Dialogue(PythonModel):
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: Mapping[str, Any] | None = None
     ) -> pd.DataFrame:
-        """Answer every row.
+        """Answer every row, in words also those that are no question.
 
         Raises:
-            ValueError: both or neither of audio and text, unusable audio, an unknown language or voice, or too
-                long a question; the message names the row and what is allowed.
+            ValueError: `max_new_tokens` is more than half of what the model can see.
         """
         options = DEFAULTS | dict(params or {})
-        questions = [self._read(row, cells) for row, cells in enumerate(_rows(model_input))]
+        positions = self.model.model.config.max_position_embeddings
+        if not 0 < options["max_new_tokens"] <= positions // 2:  # what is written is a prompt when it is read
+            raise ValueError(
+                f"max_new_tokens {options['max_new_tokens']} is not allowed; give 1 to {positions // 2}"
+            )
+        answers: dict[int, Any] = {}
+        questions = []
+        for row, cells in enumerate(_rows(model_input)):
+            try:
+                questions.append(self._read(row, cells, positions - options["max_new_tokens"]))
+            except NoQuestion as reason:
+                answers[row] = ("", str(reason), [], "", False)
         spoken = [question for question in questions if question.units is not None]
         written = [question for question in questions if question.units is None]
-        answers = self._answer_spoken(spoken, options) | self._answer_written(written, options)
-        rows = []
+        found = self._answer_spoken(spoken, options) | self._answer_written(written, options)
         for question in questions:
-            heard, text, units, whole = answers[question.row]
-            rows.append((heard, text, units, self._sound(units, text, question.voice), whole))
-        return pd.DataFrame(rows, columns=list(OUTPUTS))
+            heard, text, units, whole = found[question.row]
+            answers[question.row] = (heard, text, units, self._sound(units, text, question.voice), whole)
+        return pd.DataFrame([answers[row] for row in sorted(answers)], columns=list(OUTPUTS))
 
     def _sound(self, units: list[int], text: str, voice: str | None) -> str:
         """The answer's speech as a WAV file in base64; empty if it has none."""
@@ -95,23 +106,32 @@ class Dialogue(PythonModel):
         natives = [name for name, native in self.decoder.config.voices.items() if native == language]
         return (natives or self.decoder.voices)[0]
 
-    def _read(self, row: int, cells: Mapping[str, Any]) -> Question:
+    def _read(self, row: int, cells: Mapping[str, Any], room: int) -> Question:
+        """One row, checked; `room` is how many tokens its prompt may have.
+
+        Raises:
+            NoQuestion: it cannot be answered.
+        """
         audio, text, language, voice = (cells.get(name) for name in INPUTS)
         if (audio is None) == (text is None):
             found = "neither" if audio is None else "both"
-            raise ValueError(f"row {row}: {found} of audio and text given; exactly one is needed")
+            raise NoQuestion(f"{found} of audio and text given; exactly one is needed")
         if language is not None and language not in self.languages:
             known = ", ".join(self.languages)
-            raise ValueError(f"row {row}: answer_language {language!r} is unknown; allowed: {known}")
+            raise NoQuestion(f"answer_language {language!r} is unknown; allowed: {known}")
         if voice is not None and voice not in self.decoder.voices:
             known = ", ".join(self.decoder.voices)
-            raise ValueError(f"row {row}: voice {voice!r} is unknown; allowed: {known}")
+            raise NoQuestion(f"voice {voice!r} is unknown; allowed: {known}")
+        builder = self.model.builder
         if audio is None:
             if not isinstance(text, str):
-                raise ValueError(f"row {row}: text must be a string, not {type(text).__name__}")
+                raise NoQuestion(f"text must be a string, not {type(text).__name__}")
+            if not text.strip() or len(builder.text_ids(text)) > LONGEST_TOKENS:
+                raise NoQuestion.because("unwritten", language or language_of(text, self.languages))
             return Question(row, None, text.strip(), language, voice)
-        [frames] = self.tokenizer.encode([_decode(row, audio)])
-        units, _ = merge_runs(frames)
+        units = hear(read_recording(_bytes(audio)), self.tokenizer, language)
+        if len(builder.prompt_dialogue(units, None, language)) > room:
+            raise NoQuestion.because("long", language)
         return Question(row, units, "", language, voice)
 
     def _answer_spoken(self, questions: list[Question], options: Mapping[str, int]) -> dict[int, Any]:
@@ -122,7 +142,7 @@ class Dialogue(PythonModel):
         """
         builder = self.model.builder
         prompts = [builder.prompt_dialogue(question.units or [], None, None) for question in questions]
-        replies = self._generate(questions, prompts, "dialogue", options)
+        replies = self._generate(prompts, "dialogue", options)
         foreign = [
             index
             for index, (question, ids) in enumerate(zip(questions, replies, strict=True))
@@ -130,7 +150,7 @@ class Dialogue(PythonModel):
         ]
         again = [questions[index] for index in foreign]
         prompts = [builder.prompt_dialogue(q.units or [], None, q.answer_language) for q in again]
-        for index, ids in zip(foreign, self._generate(again, prompts, "dialogue", options), strict=True):
+        for index, ids in zip(foreign, self._generate(prompts, "dialogue", options), strict=True):
             replies[index] = ids
         answers = {}
         for question, ids in zip(questions, replies, strict=True):
@@ -145,15 +165,15 @@ class Dialogue(PythonModel):
         foreign = [i for i, q in enumerate(questions) if not self._is_in(q.text, q.answer_language)]
         again = [questions[index] for index in foreign]
         prompts = [builder.prompt_mt(q.text, "", str(q.answer_language)) for q in again]
-        for index, ids in zip(foreign, self._generate(again, prompts, "text", options), strict=True):
+        for index, ids in zip(foreign, self._generate(prompts, "text", options), strict=True):
             asked[index] = builder.parse_text(ids)
         prompts = [
             builder.prompt_text(text, q.answer_language) for text, q in zip(asked, questions, strict=True)
         ]
-        replies = self._generate(questions, prompts, "text", options)
+        replies = self._generate(prompts, "text", options)
         texts = [builder.parse_text(ids) for ids in replies]
         prompts = [builder.prompt_tts(text, "") for text in texts]
-        speech = self._generate(questions, prompts, "speech", options)
+        speech = self._generate(prompts, "speech", options)
         answers: dict[int, Any] = {}
         for question, ids, text, sound in zip(questions, replies, texts, speech, strict=True):
             whole = bool(text) and max(len(ids), len(sound)) < options["max_new_tokens"]
@@ -164,13 +184,7 @@ class Dialogue(PythonModel):
         """True if `text` is in `language`, or no language was asked for."""
         return language is None or language_of(text, self.languages) == language
 
-    def _generate(
-        self, questions: list[Question], prompts: list[list[int]], reply: Reply, options: Mapping[str, int]
-    ) -> list[list[int]]:
-        limit = self.model.model.config.max_position_embeddings - options["max_new_tokens"]
-        for question, prompt in zip(questions, prompts, strict=True):
-            if len(prompt) > limit:
-                raise ValueError(f"row {question.row}: {len(prompt)} tokens in the question; at most {limit}")
+    def _generate(self, prompts: list[list[int]], reply: Reply, options: Mapping[str, int]) -> list[list[int]]:
         return self.model.generate(prompts, reply, options["max_new_tokens"], options["batch_size"])
 
 
@@ -188,20 +202,15 @@ def _is_empty(cell: Any) -> bool:
     return cell is None or cell is pd.NA or (isinstance(cell, float) and np.isnan(cell)) or cell in ("", b"")
 
 
-def _decode(row: int, audio: Any) -> Samples:
+def _bytes(audio: Any) -> bytes:
     if isinstance(audio, str):
         try:
-            audio = base64.b64decode(audio, validate=True)
+            return base64.b64decode(audio, validate=True)
         except binascii.Error as error:
-            raise ValueError(f"row {row}: audio is a string, but not base64 ({error})") from error
+            raise NoQuestion(f"audio is a string, but not base64 ({error})") from error
     if not isinstance(audio, bytes | bytearray | memoryview):
-        raise ValueError(f"row {row}: audio must be bytes or base64, not {type(audio).__name__}")
-    try:
-        return decode(bytes(audio), MAX_DURATION_S)
-    except BadAudio as error:
-        raise ValueError(
-            f"row {row}: audio is {error}; allowed: WAV, FLAC, MP3 or Ogg, mono or stereo, up to 30 s"
-        ) from error
+        raise NoQuestion(f"audio must be bytes or base64, not {type(audio).__name__}")
+    return bytes(audio)
 
 
 mlflow.models.set_model(Dialogue())

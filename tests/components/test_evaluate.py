@@ -34,6 +34,7 @@ from cslm.tables import DIALOGUE, TRANSLATION
 from cslm.text_model import random_llama, train_text_tokenizer
 from cslm.tokenizer.speech_tokenizer import SpeechTokenizer, TokenizerConfig
 from cslm.vocabulary import extend
+from tests.recordings import question
 
 PARAMS: dict[str, Any] = {
     "profile": "test",
@@ -112,11 +113,10 @@ def _write_items(work: Path) -> None:
     for folder in ("aligned", "accepted/utterances"):
         (work / folder).mkdir(parents=True)
     voices = {"en": "ann", "zh": "wei"}
-    time = np.arange(16_000) / 16_000
     with ShardWriter(work / "accepted/utterances", UTTERANCE) as shards:
         for number, u in enumerate(utterances):
-            tone = (0.2 * np.sin(2 * np.pi * (300 + 7 * number) * time)).astype(np.float32)
-            sound = {"audio": encode_flac(tone), "duration_s": 1.0, "sample_rate": 16_000, "source": "test"}
+            audio = encode_flac(question() * np.float32(1 - number / 100))
+            sound = {"audio": audio, "duration_s": 1.0, "sample_rate": 16_000, "source": "test"}
             about = {name: u[name] for name in ("id", "text", "language", "split")}
             shards.write(about | sound | {"speaker": voices[str(u["language"])]})
     pq.write_table(pa.Table.from_pylist(utterances), work / "aligned/shard-00000.parquet")

@@ -17,8 +17,9 @@ from cslm.decoder.vocoder import SourceFilterVocoder
 from cslm.generation import SpeechLanguageModel
 from cslm.tokenizer import SpeechTokenizer
 from cslm.tokenizer.speech_tokenizer import TokenizerConfig
+from tests.recordings import question
 
-NOISE = (0.1 * np.random.default_rng(1).standard_normal(2 * SAMPLE_RATE)).astype(np.float32)
+SPOKEN = question()
 
 
 @pytest.fixture(scope="module")
@@ -47,13 +48,12 @@ def talkative(assistant: Assistant, monkeypatch: pytest.MonkeyPatch) -> Assistan
             yield from builder.text_ids(text)
             yield from builder.speech_ids(units)
 
-    monkeypatch.setattr("cslm.conversation.FEWEST_SOUNDS_PER_SECOND", 0.0)
     monkeypatch.setattr(assistant.model, "stream", stream)
     return assistant
 
 
 def test_an_answer_is_the_question_then_text_and_sound_of_each_chunk(talkative: Assistant) -> None:
-    events = list(talkative.answer(NOISE, "en"))
+    events = list(talkative.answer(SPOKEN, "en"))
     assert events[0] == Heard(QUESTION)
     assert [event.text for event in events[1:] if isinstance(event, Text)] == [text for text, _ in CHUNKS]
     assert isinstance(events[1], Text), "no sound before there is text that it says"
@@ -66,7 +66,7 @@ def test_an_answer_is_the_question_then_text_and_sound_of_each_chunk(talkative: 
 def test_an_answer_without_speech_is_text_alone(talkative: Assistant, monkeypatch: pytest.MonkeyPatch) -> None:
     builder = talkative.model.builder
     monkeypatch.setattr(talkative.model, "stream", lambda *_: iter(builder.text_ids("What")))
-    assert list(talkative.answer(NOISE, "en"))[1:] == [Text("What")]
+    assert list(talkative.answer(SPOKEN, "en"))[1:] == [Text("What")]
 
 
 def test_a_written_question_is_answered_and_read_aloud(
@@ -101,14 +101,14 @@ def test_a_written_question_is_answered_and_read_aloud(
 def test_a_voice_of_the_answer_or_the_one_that_is_named(
     talkative: Assistant, language: str, voice: str | None, spoken: str
 ) -> None:
-    sound = [e.samples for e in talkative.answer(NOISE, language, voice) if isinstance(e, Speech)]
+    sound = [e.samples for e in talkative.answer(SPOKEN, language, voice) if isinstance(e, Speech)]
     whole = talkative.decoder.speak([unit for _, units in CHUNKS for unit in units], spoken)
     assert np.concatenate(sound) == pytest.approx(whole, abs=1e-4 * float(np.abs(whole).max()))
 
 
 def test_a_closed_answer_stops(talkative: Assistant) -> None:
     before = threading.active_count()
-    answer = talkative.answer(NOISE)
+    answer = talkative.answer(SPOKEN)
     next(answer)
     next(answer)
     answer.close()  # type: ignore[attr-defined]
@@ -128,22 +128,22 @@ def test_earlier_turns_are_seen_and_the_oldest_forgotten(
 
     monkeypatch.setattr(talkative.model, "stream", noted)
     history = History(longest=10_000)
-    list(talkative.answer(NOISE, "en", history=history))
+    list(talkative.answer(SPOKEN, "en", history=history))
     list(talkative.answer_written("法国的首都是哪里？", "zh", history=history))
-    list(talkative.answer(NOISE, "zh", history=history))
+    list(talkative.answer(SPOKEN, "zh", history=history))
     assert [prompt.count("<|start_header_id|>user") for prompt in prompts] == [1, 2, 3]
     first, second, third = prompts
     assert "It is Paris" in second and "the capital." in second, "the answer, too"
     assert third.index("It is Paris") < third.index("法国的首都") < third.rindex(QUESTION)
     assert "".join(first.split()) in "".join(second.split()), "as it was when it was asked"
     history.longest = len(history.turns[-1]) + 20
-    list(talkative.answer(NOISE, "zh", history=history))
+    list(talkative.answer(SPOKEN, "zh", history=history))
     assert len(history.turns) == 1
 
 
 def test_of_an_interrupted_answer_the_whole_chunks_are_remembered(talkative: Assistant) -> None:
     history, builder = History(), talkative.model.builder
-    answer = talkative.answer(NOISE, "en", history=history)
+    answer = talkative.answer(SPOKEN, "en", history=history)
     texts = 0
     while texts < 2:
         texts += isinstance(next(answer), Text)
@@ -152,31 +152,31 @@ def test_of_an_interrupted_answer_the_whole_chunks_are_remembered(talkative: Ass
     said = builder.parse_dialogue(turn[turn.index(builder.question_id) :])
     assert said.well_formed
     assert [(chunk.text, list(chunk.units)) for chunk in said.chunks] == [CHUNKS[0]]
-    untold = talkative.answer(NOISE, "en", history=history)
+    untold = talkative.answer(SPOKEN, "en", history=history)
     next(untold)
     untold.close()  # type: ignore[attr-defined]
     assert history.turns == [turn], "nothing of it was said"
 
 
 @pytest.mark.parametrize(
-    ("question", "words"),
+    ("samples", "words"),
     [
         (np.zeros(0, np.float32), "nothing"),
         (np.zeros(3 * SAMPLE_RATE, np.float32), "silence"),
-        (np.tile(NOISE, 30), "30 seconds"),
+        (np.tile(SPOKEN, 30), "30 seconds"),
     ],
 )
-def test_what_is_no_question_is_refused_in_words(assistant: Assistant, question: Samples, words: str) -> None:
-    [refusal] = assistant.answer(question, "en")
+def test_what_is_no_question_is_refused_in_words(assistant: Assistant, samples: Samples, words: str) -> None:
+    [refusal] = assistant.answer(samples, "en")
     assert isinstance(refusal, Refused)
     assert words in refusal.text
-    [refusal] = assistant.answer(question, "zh")
+    [refusal] = assistant.answer(samples, "zh")
     assert isinstance(refusal, Refused)
     assert not refusal.text.isascii(), "in the language that was asked for"
 
 
 def test_unknown_names_are_refused_with_those_there_are(assistant: Assistant) -> None:
     with pytest.raises(UnknownLanguage, match="'fr' is unknown; allowed: en, zh"):
-        list(assistant.answer(NOISE, "fr"))
+        list(assistant.answer(SPOKEN, "fr"))
     with pytest.raises(UnknownVoice, match="'bob' is unknown; allowed: ann, wei"):
-        list(assistant.answer(NOISE, "en", "bob"))
+        list(assistant.answer(SPOKEN, "en", "bob"))

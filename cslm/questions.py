@@ -1,0 +1,87 @@
+"""What is a question, and what to say to all that is none: silence, noise, music, an hour, no recording at all.
+
+Whether there is speech in a recording tells Silero's detector (the one in faster-whisper). The speech tokenizer
+cannot: it was trained on speech alone, and hears five to nine sounds of speech in a second of noise.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from faster_whisper.vad import get_speech_timestamps
+
+from cslm.audio import SAMPLE_RATE, BadAudio, Samples, decode
+from cslm.tokenizer import Tokenizer
+from cslm.units import merge_runs
+
+SHORTEST_S, LONGEST_S = 0.3, 30.0
+LONGEST_TOKENS = 150
+"""Tokens of a written question."""
+QUIETEST_DB = -50.0
+SHORTEST_SPEECH_MS, SHORTEST_PAUSE_MS = 250, 100
+"""A stretch of speech is a question; of noise, tones and melodies Silero takes at most 0.1 s for speech."""
+
+REFUSALS = {
+    "en": {
+        "empty": "I heard nothing: the recording is empty or shorter than 0.3 seconds.",
+        "long": "The recording is too long for me: please ask in at most 30 seconds.",
+        "silent": "I heard only silence. Is the microphone on?",
+        "noise": "I heard sound, but no speech. Please ask again.",
+        "unwritten": "Please write a question, of at most a hundred words.",
+    },
+    "zh": {
+        "empty": "我什么都没听到，录音是空的，或者不到零点三秒。",
+        "long": "录音太长了，请在三十秒之内提问。",
+        "silent": "我只听到一片寂静，麦克风打开了吗？",
+        "noise": "我听到了声音，但没有听到人说话，请再说一遍。",
+        "unwritten": "请写一个问题，最多一百个词。",
+    },
+}
+
+
+class NoQuestion(ValueError):
+    """There is nothing to answer; the message is for the person who asked, in the language of the answer."""
+
+    @classmethod
+    def because(cls, reason: str, language: str | None) -> NoQuestion:
+        """The words for a reason (a key of `REFUSALS`); in English where there are none in `language`."""
+        return cls(REFUSALS.get(language or "en", REFUSALS["en"])[reason])
+
+
+def read_recording(source: bytes | Path) -> Samples:
+    """Samples (n,) at 16 kHz of an audio file.
+
+    Raises:
+        NoQuestion: it cannot be used as a recording.
+    """
+    try:
+        return decode(source, 10 * LONGEST_S)
+    except BadAudio as error:
+        raise NoQuestion(
+            f"This recording cannot be used: {error}. Allowed: WAV, FLAC, MP3 or Ogg, up to 30 s."
+        ) from error
+
+
+def hear(samples: Samples, tokenizer: Tokenizer, language: str | None) -> list[int]:
+    """Units, runs merged, of a spoken question (n,) at 16 kHz that is to be answered in `language`.
+
+    Raises:
+        NoQuestion: nothing, silence, no speech, or more than 30 s.
+    """
+    if len(samples) < SHORTEST_S * SAMPLE_RATE:
+        raise NoQuestion.because("empty", language)
+    if len(samples) > LONGEST_S * SAMPLE_RATE:
+        raise NoQuestion.because("long", language)
+    if float(np.square(samples, dtype=np.float64).mean()) <= 10 ** (QUIETEST_DB / 10):
+        raise NoQuestion.because("silent", language)
+    if not get_speech_timestamps(
+        samples,
+        min_speech_duration_ms=SHORTEST_SPEECH_MS,
+        min_silence_duration_ms=SHORTEST_PAUSE_MS,
+        speech_pad_ms=0,
+    ):
+        raise NoQuestion.because("noise", language)
+    [frames] = tokenizer.encode([samples])
+    units, _ = merge_runs(frames)
+    return units
