@@ -49,9 +49,10 @@ class Text:
 
 @dataclass(frozen=True)
 class Speech:
-    """Sound of the answer that follows the last: samples at 16 kHz."""
+    """Sound of the answer that follows the last: samples at 16 kHz, and its units (runs merged)."""
 
     samples: Samples
+    units: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -214,7 +215,16 @@ class Assistant:
         stream = self.decoder.stream(voice)
         text: list[int] = []
         units: list[int] = []
-        making: deque[Future[Samples]] = deque()
+        given: list[int] = []  # to the decoder, and not heard yet
+        making: deque[Future[Speech]] = deque()
+
+        def speak(piece: list[int], last: bool = False) -> Speech:
+            given.extend(piece)
+            samples = stream.finish() if last else stream.push(piece)
+            heard = tuple(given) if len(samples) else ()
+            del given[: len(heard)]
+            return Speech(samples, heard)
+
         with ThreadPoolExecutor(1, thread_name_prefix="speech decoder") as mouth:
             try:
                 for token in tokens:
@@ -228,14 +238,14 @@ class Assistant:
                     elif token != builder.speech_end_id:
                         text.append(token)
                     if len(units) == PIECE_UNITS or (units and token == builder.speech_end_id):
-                        making.append(mouth.submit(stream.push, units))
+                        making.append(mouth.submit(speak, units))
                         units = []
                     while making and making[0].done():
                         yield from _sound(making.popleft())
                 if text:
                     yield Text(builder.decode(text))
-                making.append(mouth.submit(stream.push, units))
-                making.append(mouth.submit(stream.finish))
+                making.append(mouth.submit(speak, units))
+                making.append(mouth.submit(speak, [], last=True))
                 while making:
                     yield from _sound(making.popleft())
             finally:
@@ -251,6 +261,7 @@ def _finished(said: list[int], speech_end: int) -> list[int]:
     return said[: len(said) - said[::-1].index(speech_end)] if speech_end in said else []
 
 
-def _sound(made: Future[Samples]) -> Iterator[Speech]:
-    if len(samples := made.result()):
-        yield Speech(samples)
+def _sound(made: Future[Speech]) -> Iterator[Speech]:
+    speech = made.result()
+    if len(speech.samples):
+        yield speech

@@ -19,6 +19,7 @@ import gradio as gr
 import numpy as np
 import numpy.typing as npt
 
+from components.chat.units import strip
 from cslm.audio import SAMPLE_RATE, Samples
 from cslm.conversation import Assistant, Event, Heard, History, Refused, Speech, Text
 from cslm.questions import NoQuestion, read_recording
@@ -37,11 +38,11 @@ EXAMPLES = (
 )
 KEPT_S = 3600
 """How long recordings and answers are kept."""
-HEADS = ("after", "what", "sound")
+HEADS = ("after", "what", "units", "sound")
 
 Turns = list[dict[str, Any]]
-View = tuple[Turns, str, list[list[str]], tuple[int, npt.NDArray[np.int16]] | None]
-"""Conversation, pieces of sound, timeline, and the whole answer with its sample rate."""
+View = tuple[Turns, str, list[list[str]], str, tuple[int, npt.NDArray[np.int16]] | None]
+"""Conversation, pieces of sound, timeline, strip of units, and the whole answer with its sample rate."""
 
 
 def build(assistant: Assistant, title: str) -> gr.Blocks:
@@ -62,7 +63,9 @@ def build(assistant: Assistant, title: str) -> gr.Blocks:
                     label="or written", placeholder="What is the capital of France?", elem_id="text"
                 )
                 language = gr.Dropdown(languages, value=OWN, label="Answer in", elem_id="language")
-                voice = gr.Dropdown([FIRST, *assistant.decoder.voices], value=FIRST, label="Voice")
+                voice = gr.Dropdown(
+                    [FIRST, *assistant.decoder.voices], value=FIRST, label="Voice", elem_id="voice"
+                )
                 with gr.Row():
                     ask = gr.Button("Ask", variant="primary", min_width=80, elem_id="ask")
                     stop = gr.Button("Stop", min_width=80, elem_id="stop")
@@ -74,6 +77,7 @@ def build(assistant: Assistant, title: str) -> gr.Blocks:
                 timeline = gr.Dataframe(
                     headers=list(HEADS), label="How it came", interactive=False, elem_id="timeline"
                 )
+                units = gr.HTML(elem_id="units")
         pieces = gr.Textbox(visible="hidden", elem_id="pieces")
         pieces.change(None, pieces, js="(value) => window.cslm.play(value)")
 
@@ -84,7 +88,7 @@ def build(assistant: Assistant, title: str) -> gr.Blocks:
         ) -> Iterator[tuple[Any, ...]]:
             yield from answers(assistant, path, written, wanted, named, turns, earlier)
 
-        outputs = [talk, pieces, timeline, answer]
+        outputs = [talk, pieces, timeline, units, answer]
         inputs = [audio, text, language, voice, talk, history]
         running = asked.change(respond, inputs, outputs, trigger_mode="multiple", concurrency_limit=None)
         begun = gr.on(
@@ -137,24 +141,27 @@ def answers(
     rows: list[list[str]] = []
     sound: list[Samples] = []
     pieces: list[str] = []
+    spoken: list[tuple[int, ...]] = []
     said = ""
     for event in _events(assistant, path, written, language, voice, history):
-        seconds = 0.0
+        measured = ["", ""]
         if isinstance(event, Heard):
             turns.append({"role": "user", "content": event.text or "…"})
         elif isinstance(event, Speech):
             sound.append(event.samples)
             pieces.append(_pcm(event.samples))
-            seconds = len(event.samples) / SAMPLE_RATE
+            spoken.append(event.units)
+            measured = [str(len(event.units)), f"{len(event.samples) / SAMPLE_RATE:.2f} s"]
         else:
             turns = turns if said == "" else turns[:-1]
             said += event.text
             turns.append({"role": "assistant", "content": said})
         what = {Heard: "heard", Text: "text", Speech: "sound", Refused: "refused"}[type(event)]
-        rows.append([f"{time.perf_counter() - begin:.2f} s", what, f"{seconds:.2f} s" if seconds else ""])
-        yield turns, json.dumps(pieces), rows, None
+        rows.append([f"{time.perf_counter() - begin:.2f} s", what, *measured])
+        yield turns, json.dumps(pieces), rows, strip(spoken, assistant.decoder.config.units), None
     if sound:
-        yield turns, json.dumps(pieces), rows, (SAMPLE_RATE, _whole(np.concatenate(sound)))
+        whole = SAMPLE_RATE, _whole(np.concatenate(sound))
+        yield turns, json.dumps(pieces), rows, strip(spoken, assistant.decoder.config.units), whole
 
 
 def _events(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 import socket
 from collections.abc import Iterator
@@ -15,11 +17,13 @@ from playwright.sync_api import Page, expect, sync_playwright
 from components.chat import __main__ as command
 from components.chat.__main__ import open_registered
 from components.chat.page import FIRST, OWN, answers, build, serve
+from components.chat.units import strip
 from cslm.conversation import Assistant, History
 from cslm.shards import read_rows
 
 ROOT = Path(__file__).parents[2]
 CHROMIUM = shutil.which("chromium")
+PICTURES = os.environ.get("PICTURES")
 QUESTION = "capital"
 
 
@@ -77,6 +81,11 @@ def test_a_recorded_question_is_answered_in_sound(browser: Page, recording: Path
     seconds, dry = browser.evaluate("[window.cslm.seconds, window.cslm.dry]")
     assert seconds > 1
     assert dry == 0
+    bars = browser.locator("#units i")
+    expect(browser.locator("#units p")).to_contain_text(f"{bars.count()} units")
+    assert bars.count() > 20 * seconds / 2, "25 a second, of which runs are merged"
+    if PICTURES:
+        browser.screenshot(path=Path(PICTURES) / "chat.png", full_page=True)
 
 
 def test_a_written_question_is_answered_too(browser: Page) -> None:
@@ -103,9 +112,18 @@ def test_a_new_question_interrupts_the_answer_and_the_talk_goes_on(browser: Page
 def test_what_is_no_recording_is_told(assistant: Assistant, tmp_path: Path) -> None:
     path = tmp_path / "letter.wav"
     path.write_text("Dear model")
-    [(turns, pieces, _, whole)] = answers(assistant, str(path), "", OWN, FIRST, [], History())
+    [(turns, pieces, _, units, whole)] = answers(assistant, str(path), "", OWN, FIRST, [], History())
     assert "cannot be used: not readable as audio" in turns[-1]["content"]
-    assert (pieces, whole) == ("[]", None)
+    assert (pieces, units, whole) == ("[]", "", None)
+
+
+def test_a_unit_has_its_own_colour_and_tells_its_number() -> None:
+    page = strip([(7, 300), (), (7,)], 512)
+    assert "3 units, 2 of the 512 there are" in page
+    bars = re.findall(r'title="unit (\d+)" style="background:(.*?)"', page)
+    assert [number for number, _ in bars] == ["7", "300", "7"]
+    assert bars[0] == bars[2] != bars[1]
+    assert page.count("<span>") == 2, "a piece without units has no bar"
 
 
 def test_without_a_registered_model_it_says_how_to_make_one(

@@ -60,6 +60,9 @@ def test_an_answer_is_the_question_then_text_and_sound_of_each_chunk(talkative: 
     sound = [event.samples for event in events if isinstance(event, Speech)]
     whole = talkative.decoder.speak([unit for _, units in CHUNKS for unit in units], "ann")
     assert len(sound) > 2, "it comes in pieces"
+    assert [unit for event in events if isinstance(event, Speech) for unit in event.units] == [
+        unit for _, units in CHUNKS for unit in units
+    ], "with the units that each was made of"
     assert np.concatenate(sound) == pytest.approx(whole, abs=1e-4 * float(np.abs(whole).max()))
 
 
