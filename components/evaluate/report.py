@@ -17,7 +17,6 @@ from components.evaluate.figures import TARGETS, Headline, headlines
 from components.evaluate.players import player
 from components.evaluate.speech import SpeechResults
 from components.settings import Settings
-from cslm.evaluation.answers import NO_SCRIPT
 from cslm.evaluation.held_out import grouped, spread
 from cslm.evaluation.normalization import LanguageRules
 from cslm.evaluation.streaming import Timing
@@ -29,7 +28,6 @@ READ_ALOUD = 6
 WRONG_ANSWERS = 30
 WORST_TRANSCRIPTS = 15
 SPLIT_NAMES = {"test": "test", "dev": "dev", "heldout_voice": "held-out voice"}
-SCRIPT_NAMES = {"CJK": "Han", NO_SCRIPT: "no letters"}
 LABELS = {
     "asr": "Speech recognition",
     "tq": "Question transcription",
@@ -125,7 +123,8 @@ def write_report(
         sound_names=SOUND_NAMES,
         spectrograms=_spectrograms(speech, settings.evaluate.seed),
         waterfall=plots.waterfall(_typical(speech.timings)) if speech.timings else None,
-        confusion=confusion(test.answers),
+        written=confusion(rules, ((a.dialogue.answer_language, a.language) for a in test.answers)),
+        sounding=confusion(rules, ((s.sounding.language, s.heard_language) for s in speech.answers)),
         intents=intents(test.answers),
         samples=spread(test.answers, SAMPLES, settings.evaluate.seed),
         wrong=[answer for answer in test.answers if not answer.right],
@@ -215,16 +214,13 @@ def _rates_plot(by_split: Mapping[str, Mapping[str, Any]], rules: Mapping[str, L
     return plots.rates(points, targets) if points else None
 
 
-def confusion(answers: Iterable[Answer]) -> dict[str, Any]:
-    """Asked language against the script of the answer: `{scripts, rows: {language: {script: count}}}`."""
+def confusion(languages: Iterable[str], pairs: Iterable[tuple[str, str]]) -> dict[str, dict[str, int]]:
+    """(language asked for, language found) -> how often, by both; what is in no language is under ""."""
     counts: dict[str, Counter[str]] = {}
-    for answer in answers:
-        counts.setdefault(answer.dialogue.answer_language, Counter())[answer.script] += 1
-    scripts = sorted({script for row in counts.values() for script in row})
-    return {
-        "scripts": [SCRIPT_NAMES.get(script, script.capitalize()) for script in scripts],
-        "rows": {language: [row[script] for script in scripts] for language, row in sorted(counts.items())},
-    }
+    for asked, found in pairs:
+        counts.setdefault(asked, Counter())[found] += 1
+    columns = [*languages, *([""] if any(row[""] for row in counts.values()) else [])]
+    return {asked: {found: counts[asked][found] for found in columns} for asked in columns if asked in counts}
 
 
 def intents(answers: Iterable[Answer]) -> dict[str, Any]:

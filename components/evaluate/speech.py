@@ -48,8 +48,8 @@ class SpeechResults:
 
     soundings: list[Sounding] = field(default_factory=list)
     answers: list[SpokenAnswer] = field(default_factory=list)
-    questions: Mapping[str, Samples] = field(default_factory=dict)
-    """Id of a spoken question -> its recording."""
+    recordings: Mapping[str, Samples] = field(default_factory=dict)
+    """Id of an utterance -> its recording: spoken questions, and right answers where there is one."""
     timings: Sequence[Timing] = ()
     """How the timed answers came, piece by piece."""
     missing: str = ""
@@ -73,7 +73,8 @@ def evaluate_speech(
         for answer in spread([a for a in group if a.parsed.units], settings.evaluate.judged_answers, seed)
     ]
     timed = spread(items.spoken, settings.evaluate.latency_questions, seed)
-    wanted = {u.id for u in judged} | {a.dialogue.question_speech for a in spoken}
+    wanted = {u.id for u in judged}
+    wanted |= {name for a in spoken for name in (a.dialogue.question_speech, a.dialogue.answer_speech)}
     sounds = _sounds(wanted | {dialogue.question_speech for dialogue in timed})
     assistant = Assistant(evaluator.model, tokenizer, decoder)
     streaming, timings = _streaming(evaluator, assistant, timed, sounds)

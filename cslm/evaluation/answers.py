@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from cslm.evaluation.normalization import LanguageRules, script_tokens
 from cslm.languages import language_of
 
-NO_SCRIPT = "none"
 MIN_TARGET_SHARE = 0.5
 
 
@@ -26,10 +25,9 @@ def token_f1(reference: str, answer: str, rules: LanguageRules) -> float:
     return 2 * (expected & given).total() / (expected.total() + given.total())
 
 
-def written_script(text: str) -> str:
-    """The script of most words of `text` as Unicode names it (`LATIN`, `CJK`, ...); `none` without letters."""
-    counts = Counter(script_tokens(text))
-    return max(counts, key=lambda script: (counts[script], script)) if counts else NO_SCRIPT
+def written_language(answer: str, languages: Sequence[str]) -> str:
+    """Which of `languages` an answer is in; empty if it is in the script of none of them, or has no letters."""
+    return (language_of(answer, languages) or "") if script_tokens(answer) else ""
 
 
 def off_target(answer: str, rules: LanguageRules, languages: Sequence[str] = ()) -> bool:

@@ -27,7 +27,11 @@ class Utterance:
 
 @dataclass(frozen=True)
 class Dialogue:
-    """A question with its answer; `question_units` is empty if the question is only written."""
+    """A question with its answer; `question_units` is empty if the question is only written.
+
+    `answer_speech` is the id of a recording of the answer, empty if there is none: to be heard beside what the
+    model says, which is measured against the text.
+    """
 
     id: str
     question_language: str
@@ -36,6 +40,7 @@ class Dialogue:
     question_units: tuple[int, ...]
     answer_language: str
     answer: str
+    answer_speech: str = ""
 
     @property
     def pair(self) -> tuple[str, str]:
@@ -96,6 +101,7 @@ def read_held_out(aligned: Path, accepted: Path, split: str, languages: Sequence
             units.get(row["question_speech"], ()),
             row["answer_language"],
             row["answer"],
+            row["answer_speech"],
         )
         for row in read_table(accepted / "dialogues.parquet")
         if row["split"] == split and {row["question_language"], row["answer_language"]} <= set(languages)

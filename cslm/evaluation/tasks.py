@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from cslm.evaluation.answers import exact_match, off_target, token_f1, written_script
+from cslm.evaluation.answers import exact_match, off_target, token_f1, written_language
 from cslm.evaluation.error_rates import Errors, count_errors
 from cslm.evaluation.held_out import Dialogue, Translation, Utterance, grouped
 from cslm.evaluation.normalization import LanguageRules
@@ -43,7 +43,8 @@ class Answer:
     right: bool
     f1: float
     off_target: bool
-    script: str
+    language: str
+    """That it is written in, out of those of the evaluation; empty if it is none of them."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ class Evaluator:
             exact_match(dialogue.answer, parsed.text, wanted),
             token_f1(dialogue.answer, parsed.text, wanted),
             off_target(parsed.text, wanted, list(self.rules)),
-            written_script(parsed.text),
+            written_language(parsed.text, list(self.rules)),
         )
 
     def answer_written(self, dialogues: Iterable[Dialogue]) -> list[WrittenAnswer]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pytest
 import torch
 import yaml
 
-from components.evaluate.__main__ import main, read_split
+from components.evaluate.__main__ import fingerprint, main, read_split
 from components.evaluate.figures import headlines
 from components.evaluate.report import SplitResults, confusion, intents, label, percent, write_report
 from components.evaluate.speech import SpeechResults
@@ -27,6 +28,7 @@ from cslm.decoder.vocoder import SourceFilterVocoder
 from cslm.evaluation.error_rates import count_errors
 from cslm.evaluation.held_out import Dialogue, Utterance
 from cslm.evaluation.normalization import rules_for
+from cslm.evaluation.speech import KINDS, Sounding, SpokenAnswer
 from cslm.evaluation.tasks import Answer, Transcript
 from cslm.sequences import Chunk, Parsed
 from cslm.shards import UTTERANCE, ShardWriter
@@ -105,7 +107,16 @@ def _write_items(work: Path) -> None:
         for lang in TEXTS
     ]
     dialogues = [
-        (f"{u['id']}-to-{lang}", u["split"], u["language"], u["text"], u["id"], lang, TEXTS[lang][1], "")
+        (
+            f"{u['id']}-to-{lang}",
+            u["split"],
+            u["language"],
+            u["text"],
+            u["id"],
+            lang,
+            TEXTS[lang][1],
+            u["id"] if lang == "zh" else "",
+        )
         for u in utterances
         for lang in TEXTS
     ]
@@ -219,12 +230,12 @@ def test_a_corpus_without_test_split_is_told(project: Path) -> None:
         main()
 
 
-def _answer(name: str, languages: tuple[str, str], text: str, right: bool, script: str = "LATIN") -> Answer:
+def _answer(name: str, languages: tuple[str, str], text: str, right: bool) -> Answer:
     asked, answered = languages
     dialogue = Dialogue(name, asked, "Is it <far>?", f"{name}-q", (1,), answered, "It is not far.")
     parsed = Parsed("is it far", (Chunk(text, (1, 2, 3)),), True)
     errors = count_errors("Is it far?", "is it far", RULES["en"])
-    return Answer(dialogue, parsed, errors, right, 0.5, False, script)
+    return Answer(dialogue, parsed, errors, right, 0.5, False, "en")
 
 
 def test_the_report_shows_what_was_said_and_escapes_it(tmp_path: Path) -> None:
@@ -245,6 +256,40 @@ def test_the_report_shows_what_was_said_and_escapes_it(tmp_path: Path) -> None:
     assert "It is not far." in page
 
 
+def test_the_right_answer_is_heard_beside_that_of_the_model(tmp_path: Path) -> None:
+    errors = count_errors("Is it far?", "is it far", RULES["en"])
+    heard = []
+    for name, recorded in (("far-0", "far-0-a"), ("far-1", "")):
+        answer = _answer(name, ("en", "en"), "It is far.", True)
+        answer = replace(answer, dialogue=replace(answer.dialogue, answer_speech=recorded))
+        vector = np.ones(1, np.float32)
+        sounding = Sounding(
+            name, "answer", "en", "ann", "It is far.", "is it far", errors, None, 3.0, vector, question()
+        )
+        heard.append(SpokenAnswer(answer, sounding, "zh" if recorded else "en"))
+    recordings = dict.fromkeys(("far-0-q", "far-1-q", "far-0-a"), question())
+    speech = SpeechResults([heard[0].sounding], heard, recordings)
+    speech = replace(speech, soundings=[replace(heard[0].sounding, kind=kind) for kind in KINDS])
+    results = {"test": SplitResults([], [each.answer for each in heard])}
+    write_report(tmp_path, {"tts": {}}, results, speech, RULES, Settings.model_validate(PARAMS))
+    page = (tmp_path / "index.html").read_text("utf-8")
+    answers = page.partition("<h2>Spoken answers</h2>")[2].split('<dl class="dialogue">')[1:3]
+    assert [each.partition("</dl>")[0].count("<audio") for each in answers] == [3, 2]
+    assert all("It is not far." in each.partition("<dt>expected</dt>")[2] for each in answers)
+    sounds = page.partition("takes it for.</p>")[2].partition("</table>")[0]
+    assert re.findall(r"sounds like (\w+)", sounds) == ["English", "Chinese"]
+    assert re.findall(r">(\d+)</span>", sounds) == ["1", "1"]
+
+
+def test_a_recording_of_the_answers_makes_no_other_test_set(project: Path) -> None:
+    items = read_split("test", Settings.model_validate(PARAMS))
+    assert any(dialogue.answer_speech for dialogue in items.dialogues)
+    unheard = replace(items, dialogues=[replace(dialogue, answer_speech="") for dialogue in items.dialogues])
+    assert fingerprint(unheard) == fingerprint(items)
+    asked = replace(items, dialogues=[replace(dialogue, answer="No.") for dialogue in items.dialogues])
+    assert fingerprint(asked) != fingerprint(items)
+
+
 def test_intents_are_sorted_weakest_first() -> None:
     answers = [
         _answer("add-0-q-en", ("en", "en"), "x", True),
@@ -262,15 +307,13 @@ def test_intents_are_sorted_weakest_first() -> None:
     assert table["perfect"] == ["color"]
 
 
-def test_confusion_counts_scripts_of_each_asked_language() -> None:
-    table = confusion(
-        [
-            _answer("a-0", ("en", "en"), "yes", True),
-            _answer("a-1", ("en", "zh"), "yes", False),
-            _answer("a-2", ("zh", "zh"), "是", True, "CJK"),
-        ]
-    )
-    assert table == {"scripts": ["Han", "Latin"], "rows": {"en": [0, 1], "zh": [1, 1]}}
+def test_confusion_counts_languages_of_each_asked_language() -> None:
+    pairs = [("en", "en"), ("es", "en"), ("es", "es"), ("es", "es")]
+    assert confusion(["en", "zh", "es"], pairs) == {
+        "en": {"en": 1, "zh": 0, "es": 0},
+        "es": {"en": 1, "zh": 0, "es": 2},
+    }
+    assert confusion(["en"], [("en", "")]) == {"en": {"en": 0, "": 1}}
 
 
 def test_headlines_judge_by_direction() -> None:

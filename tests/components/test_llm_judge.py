@@ -52,7 +52,7 @@ def judge(monkeypatch: pytest.MonkeyPatch) -> Iterator[LlmJudge]:
 def answer(name: str, asked: str, wanted: str) -> Answer:
     dialogue = Dialogue(name, asked, f"question {name}", "", (1,), wanted, f"reference {name}")
     parsed = Parsed("", (Chunk(f"answer {name}", (1,)),), True)
-    return Answer(dialogue, parsed, NO_ERRORS, False, 0.0, False, "Latin")
+    return Answer(dialogue, parsed, NO_ERRORS, False, 0.0, False, "en")
 
 
 ANSWERS = [answer("a", "en", "en"), answer("b", "en", "en"), answer("c", "en", "en"), answer("d", "en", "zh")]

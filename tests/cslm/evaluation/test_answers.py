@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cslm.evaluation.answers import exact_match, off_target, token_f1, written_script
+from cslm.evaluation.answers import exact_match, off_target, token_f1, written_language
 from cslm.evaluation.normalization import rules_for
 
 EN, ZH, JA, RU = (rules_for(language) for language in ("en", "zh", "ja", "ru"))
@@ -51,7 +51,7 @@ def test_f1_is_symmetric_and_a_fraction(one: str, other: str) -> None:
 def test_latin_text_is_english_and_not_chinese(text: str) -> None:
     assert not off_target(text, EN)
     assert off_target(text, ZH)
-    assert written_script(text) == "LATIN"
+    assert written_language(text, ["en", "zh"]) == "en"
 
 
 @given(st.text(alphabet="天地玄黄宇宙洪荒，。", min_size=1).filter(lambda t: any(map(str.isalpha, t))))
@@ -59,12 +59,19 @@ def test_han_text_is_chinese_and_not_english(text: str) -> None:
     assert not off_target(text, ZH)
     assert off_target(text, EN)
     assert off_target(text, RU)
-    assert written_script(text) == "CJK"
+    assert written_language(text, ["en", "zh"]) == "zh"
 
 
 def test_a_name_in_latin_letters_does_not_change_the_language() -> None:
     assert not off_target("在英语里，你可以说 good morning。", ZH)
     assert not off_target("In Chinese, you say 早上好 when you meet someone early.", EN)
+
+
+def test_languages_of_one_script_are_told_apart() -> None:
+    languages = ["en", "zh", "es"]
+    assert written_language("The capital of Greece is Athens.", languages) == "en"
+    assert written_language("La capital de Grecia es Atenas.", languages) == "es"
+    assert written_language("これはペンです", ["en", "zh"]) == ""
 
 
 def test_kana_is_japanese_and_not_chinese() -> None:
@@ -75,4 +82,4 @@ def test_kana_is_japanese_and_not_chinese() -> None:
 @pytest.mark.parametrize("text", ["", "  ", "123", "?!"])
 def test_an_answer_without_letters_is_in_no_language(text: str) -> None:
     assert off_target(text, EN)
-    assert written_script(text) == "none"
+    assert written_language(text, ["en", "zh"]) == ""
