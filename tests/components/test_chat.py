@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 import re
 import shutil
 import socket
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 from mlflow import MlflowClient
 from playwright.sync_api import Page, expect, sync_playwright
@@ -18,8 +24,10 @@ from components.chat import __main__ as command
 from components.chat.__main__ import open_registered
 from components.chat.page import FIRST, OWN, answers, build, serve
 from components.chat.units import strip
-from cslm.conversation import Assistant, History
-from cslm.shards import read_rows
+from cslm.audio import Samples, decode, encode_wav
+from cslm.conversation import Assistant, History, Speech
+from cslm.grammar import Reply
+from tests.recordings import held_out_questions
 
 ROOT = Path(__file__).parents[2]
 CHROMIUM = shutil.which("chromium")
@@ -35,11 +43,10 @@ def assistant() -> Assistant:
 
 @pytest.fixture(scope="module")
 def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A held-out English question about a capital."""
-    rows = read_rows(ROOT / "data/sample/speech", ["id", "audio", "language"], ["test"])
-    row = next(r for r in rows if r["language"] == "en" and QUESTION in r["id"] and "-q-" in r["id"])
-    path = tmp_path_factory.mktemp("questions") / "question.ogg"
-    path.write_bytes(row["audio"])
+    """A held-out English question about a capital, as a WAV file."""
+    row = next(r for r in held_out_questions() if r["language"] == "en" and QUESTION in r["id"])
+    path = tmp_path_factory.mktemp("questions") / "question.wav"
+    path.write_bytes(encode_wav(decode(row["audio"])))
     return path
 
 
@@ -71,8 +78,7 @@ def browser(address: str) -> Iterator[Page]:
 def test_a_recorded_question_is_answered_in_sound(browser: Page, recording: Path) -> None:
     browser.locator("#question input[type=file]").set_input_files(recording)
     expect(browser.locator("#question audio, #question #waveform").first).to_be_attached(timeout=20_000)
-    browser.locator("#language input").click()
-    browser.get_by_role("option", name="Chinese").click()
+    choose(browser, "language", "Chinese")
     browser.locator("#ask").click()
     expect(browser.locator("#talk .bot")).to_contain_text("首都", timeout=30_000)
     expect(browser.locator("#talk .user")).to_contain_text("capital")
@@ -86,6 +92,76 @@ def test_a_recorded_question_is_answered_in_sound(browser: Page, recording: Path
     assert bars.count() > 20 * seconds / 2, "25 a second, of which runs are merged"
     if PICTURES:
         browser.screenshot(path=Path(PICTURES) / "chat.png", full_page=True)
+
+
+def test_the_voice_that_is_chosen_is_heard(browser: Page, recording: Path, assistant: Assistant) -> None:
+    first, *others = assistant.voices("en")
+    other = others[-1]
+    browser.locator("#question input[type=file]").set_input_files(recording)
+    expect(browser.locator("#question audio, #question #waveform").first).to_be_attached(timeout=20_000)
+    choose(browser, "voice", other)
+    browser.locator("#ask").click()
+    expect(browser.locator("#answer audio, #answer #waveform").first).to_be_attached(timeout=30_000)
+    heard = played(browser)
+    question = decode(recording)
+    alike = {voice: likeness(heard, spoken(assistant, question, voice)) for voice in (first, other)}
+    assert alike[other] > 0.99
+    assert alike[first] < 0.9
+
+
+def test_stop_ends_the_sound_and_the_answer(
+    browser: Page, assistant: Assistant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream, ended = assistant.model.stream, threading.Event()
+
+    def slow(prompt: list[int], reply: Reply, *rest: Any) -> Iterator[int]:
+        """A machine on which an answer takes minutes."""
+        try:
+            for token in stream(prompt, reply, *rest):
+                time.sleep(0.05)
+                yield token
+        finally:
+            if reply == "speech":
+                ended.set()
+
+    monkeypatch.setattr(assistant.model, "stream", slow)
+    box = browser.locator("#text textarea, #text input").first
+    box.fill("What is the capital of France?")
+    browser.locator("#ask").click()
+    browser.wait_for_function("window.cslm.seconds > 0", timeout=30_000)
+    assert not ended.is_set(), "it is in the middle of the answer's speech"
+    browser.locator("#stop").click()
+    browser.wait_for_function("window.cslm.context === null", timeout=10_000)
+    assert ended.wait(10), "the model has stopped too"
+    pieces = browser.locator("#pieces textarea, #pieces input").first.input_value()
+    browser.wait_for_timeout(1000)
+    assert browser.locator("#pieces textarea, #pieces input").first.input_value() == pieces
+    assert browser.locator("#answer audio").count() == 0
+
+
+def choose(browser: Page, box: str, option: str) -> None:
+    """Pick from a list."""
+    browser.locator(f"#{box} input").click()
+    browser.get_by_role("option", name=option).first.click()
+
+
+def played(browser: Page) -> Samples:
+    """What the page has been given to play."""
+    pieces = json.loads(browser.locator("#pieces textarea, #pieces input").first.input_value())
+    return np.frombuffer(b"".join(map(base64.b64decode, pieces)), "<i2").astype(np.float32)
+
+
+def spoken(assistant: Assistant, question: Samples, voice: str) -> Samples:
+    """The answer in a voice."""
+    events = assistant.answer(question, None, voice)
+    return np.concatenate([event.samples for event in events if isinstance(event, Speech)])
+
+
+def likeness(one: Samples, other: Samples) -> float:
+    """Cosine of two sounds."""
+    length = max(len(one), len(other))
+    a, b = (np.pad(sound, (0, length - len(sound))) for sound in (one, other))
+    return float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
 
 
 def test_a_written_question_is_answered_too(browser: Page) -> None:
