@@ -9,11 +9,19 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from components.evaluate.figures import headlines
+from components.evaluate.speech import JUDGES
 from components.fetch.catalog import Model
 from components.register.result import figures_table
 from components.settings import Settings
 from cslm.sequences import LANGUAGE_NAMES
 
+BASES = {
+    "train_tokenizer": "speech tokenizer",
+    "train_decoder": "speech decoder",
+    "text_model": "text model",
+    "backbone": "language model",
+}
+"""Section of params.yaml whose `checkpoint` this version continues from -> what that is."""
 ORIGIN = ("git_commit", "data_version", "pipeline_run", "profile")
 
 
@@ -40,9 +48,19 @@ def model_card(
         hours=", ".join(f"{_named(language)} {amount:.2f} h" for language, amount in hours.items()),
         figures=figures_table(evaluation),
         misses=list(_misses(evaluation)),
-        parts=[{"name": n, "purpose": m.purpose, "license": m.license} for n, m in catalog.items()],
+        bases=list(_bases(settings, catalog)),
+        judges={name: catalog[name] for name in JUDGES if name in catalog} if "dnsmos" in evaluation else {},
         origin={key: tags[key] for key in ORIGIN if key in tags},
     )
+
+
+def _bases(settings: Settings, catalog: Mapping[str, Model]) -> Iterable[tuple[str, str, str]]:
+    """Part, checkpoint and licence of each base model, which is that of the model so named in models.yaml."""
+    for section, part in BASES.items():
+        checkpoint = getattr(settings, section).checkpoint
+        if checkpoint is not None:
+            known = catalog.get(Path(checkpoint).name)
+            yield part, checkpoint, known.license if known else "not stated"
 
 
 def _misses(evaluation: Mapping[str, Any]) -> Iterable[str]:

@@ -21,9 +21,12 @@ import yaml
 from mlflow import MlflowClient
 from mlflow.pyfunc.model import PythonModelContext
 
+from components.fetch.catalog import load_catalog
 from components.register.__main__ import main
+from components.register.card import model_card
 from components.register.model import Dialogue
 from components.register.result import result_digest
+from components.settings import Settings
 from cslm.audio import SAMPLE_RATE, Samples
 from cslm.decoder import DecoderConfig, SpeechDecoder
 from cslm.decoder.vocoder import SourceFilterVocoder
@@ -40,7 +43,8 @@ EVALUATION = {
     "dev": {"asr": {"en": {"wer": 0.02, "n": 50}}},
     "mlflow_run_id": "0123",
 }
-PARAMS = {
+ROOT = Path(__file__).parents[2]
+PARAMS: dict[str, Any] = {
     "profile": "test",
     "languages": ["en", "zh"],
     "corpora": {"assistant": {"format": "shards", "path": "data/sample"}},
@@ -83,7 +87,7 @@ def workspace(artifacts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     write(tmp_path / "report/evaluation/index.html", "<p>report</p>")
     write(tmp_path / "requirements/components.in", "# what components import\ntorch\ntransformers\n")
     write(tmp_path / "params.yaml", yaml.safe_dump(PARAMS))
-    shutil.copy(Path(__file__).parents[2] / "models.yaml", tmp_path)
+    shutil.copy(ROOT / "models.yaml", tmp_path)
     write(tmp_path / "metrics/validate.json", json.dumps({"hours": {"en": 1.5}}))
     write(tmp_path / "data/sample.dvc", "outs:\n- md5: abc123.dir\n  path: sample\n")
     monkeypatch.chdir(tmp_path)
@@ -194,13 +198,36 @@ def test_the_model_card_says_what_it_is_made_of_and_where_it_falls_short() -> No
     main()
     card = Path(mlflow.artifacts.download_artifacts("models:/cslm@candidate/artifacts/model_card.md"))
     text = card.read_text("utf-8")
-    assert "| assistant | shards | abc123.dir | not recorded |" in text
+    assert "| assistant | shards | abc123.dir | not stated |" in text
     assert "Speech that validation accepted, all splits: English 1.50 h." in text
     assert "| asr.en.wer | 0.0312 | 0.02 | - |" in text
     assert "latency.speedup_over_full_chain" not in text.partition("## Limits")[2], "3.2 is above its target"
-    assert "| kokoro-82m |" in text and "Apache-2.0" in text
+    licences = text.partition("## Licences of the parts")[2]
+    assert "| speech decoder | models/decoder | not stated |" in licences
+    assert "tokenizer |" not in licences, "it was trained from random weights"
+    assert "llama" not in licences.lower(), "what models.yaml has and this version does not use"
+    assert "Measured with" not in licences, "no judge was there"
     assert "- git_commit: `c0ffee`" in text
     assert versions()[0].description == text
+
+
+def test_the_card_names_the_licences_of_bases_and_judges() -> None:
+    bases = {"text_model": {"checkpoint": "models/llama3.1-8b"}, "backbone": {"checkpoint": "models/cslm"}}
+    settings = Settings.model_validate(PARAMS | bases)
+    judged = EVALUATION | {"dnsmos": {"reference": {"en": {"mean": 3.2}}}}
+    card = model_card(settings, {}, judged, {}, load_catalog(ROOT / "models.yaml"))
+    assert "| text model | models/llama3.1-8b | Llama 3.1 Community License |" in card
+    assert "| language model | models/cslm | not stated |" in card
+    judges = card.partition("Measured with, but not made of:")[2]
+    assert [line.split(" | ")[0] for line in judges.splitlines() if line.startswith("| ")][1:] == [
+        "| whisper-base-ct2",
+        "| dnsmos",
+        "| resemblyzer",
+    ]
+    settings = Settings.model_validate(
+        PARAMS | {"train_decoder": {"steps": 1, "vocoder_steps": 1}, "text_model": {"steps": 1}}
+    )
+    assert "trained from random ones" in model_card(settings, {}, EVALUATION, {}, {})
 
 
 @pytest.mark.usefixtures("workspace")
