@@ -38,6 +38,7 @@ MODEL, TOKENIZER, DECODER = Path("work/model"), Path("work/tokenizer"), Path("wo
 EVALUATION, REPORT = Path("metrics/evaluation.json"), Path("report/evaluation")
 VALIDATION = Path("metrics/validate.json")
 CARD = "model_card.md"
+NOTE = "mlflow.note.content"
 REQUIREMENTS = Path("requirements/components.in")
 MADE_BY = {
     MODEL / "config.json": "dvc repro finetune",
@@ -96,12 +97,29 @@ def main() -> None:
             if not version.description:
                 client.update_model_version(name, version.version, card)
             client.set_registered_model_alias(name, ALIAS, version.version)
+            if parent := os.environ.get("MLFLOW_PARENT_RUN_ID"):
+                lead_to_report(client, parent, evaluation["mlflow_run_id"])
         except mlflow.MlflowException as error:
             raise StageFailed(
                 f"the registry at {mlflow.get_tracking_uri()} refused {name}: {error}; run this again"
             ) from error
         stage.log_metrics({"version": int(version.version), "new": int(not known)})
         print(f"version {version.version} ({'unchanged' if known else f'new, {ALIAS}'})")
+
+
+def lead_to_report(client: MlflowClient, run_id: str, measured_by: str) -> None:
+    """Write into a pipeline run's description where its report is: the evaluation may be an earlier run's."""
+    try:
+        measured = client.get_run(measured_by)
+    except mlflow.MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return  # measured under another MLflow
+    page = f"#/experiments/{measured.info.experiment_id}/runs/{measured_by}/artifacts/{REPORT.name}/index.html"
+    link = f"[Evaluation report]({page})"
+    said = client.get_run(run_id).data.tags.get(NOTE, "")
+    if link not in said:
+        client.set_tag(run_id, NOTE, f"{said}\n\n{link}".strip())
 
 
 def find_version(client: MlflowClient, name: str, digest: str) -> ModelVersion | None:

@@ -231,6 +231,22 @@ def test_the_card_names_the_licences_of_bases_and_judges() -> None:
 
 
 @pytest.mark.usefixtures("workspace")
+def test_the_pipeline_run_leads_to_the_report_that_an_earlier_run_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = MlflowClient(f"sqlite:///{Path('var').absolute()}/mlflow.db")
+    experiment = client.create_experiment("cslm")
+    earlier, pipeline = (client.create_run(experiment).info.run_id for _ in range(2))
+    client.set_tag(pipeline, "mlflow.note.content", "The data has grown.")
+    write(Path("metrics/evaluation.json"), json.dumps({**EVALUATION, "mlflow_run_id": earlier}))
+    monkeypatch.setenv("MLFLOW_PARENT_RUN_ID", pipeline)
+    main()
+    main()
+    said = client.get_run(pipeline).data.tags["mlflow.note.content"]
+    link = f"(#/experiments/{experiment}/runs/{earlier}/artifacts/evaluation/index.html)"
+    assert said.startswith("The data has grown.")
+    assert said.count(link) == 1
+
+
+@pytest.mark.usefixtures("workspace")
 def test_nothing_that_is_served_is_pickled() -> None:
     main()
     folder = Path(mlflow.artifacts.download_artifacts("models:/cslm@candidate"))
