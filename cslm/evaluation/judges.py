@@ -3,6 +3,10 @@
 Their weights are external (models.yaml: whisper-base-ct2, dnsmos, resemblyzer) or come with their package
 (pocketsphinx). The front ends of DNSMOS and the encoder are written here after their releases, as their
 packages ask for versions and parts that do not install beside the rest.
+
+UTMOS (arXiv 2204.02152), which the paper reports too, is not measured: no weights of it are at hand. It would
+be a class beside `Dnsmos`, with its file in models.yaml and its mean where that of DNSMOS is
+(cslm/evaluation/speech.py).
 """
 
 from __future__ import annotations
