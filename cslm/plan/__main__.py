@@ -121,6 +121,7 @@ def _needs(plan: Profile, device: Device, busiest: Training) -> dict[tuple[int, 
             stage=stage,
             half=device.half,
             checkpointing=again,
+            micro_batches=busiest.micro_batches,
         )
         for again in (False, True)
         for stage in (STAGES if busiest.gpus > 1 else STAGES[:3])  # ZeRO 3 needs someone to share with
@@ -128,7 +129,7 @@ def _needs(plan: Profile, device: Device, busiest: Training) -> dict[tuple[int, 
 
 
 def _memory(needs: Mapping[tuple[int, bool], Memory], device: Device, busiest: Training) -> Table:
-    parts = ("weights", "optimizer", "gradients", "activations", "logits", "layer", "buffers", "peak")
+    parts = ("weights", "optimizer", "gradients", "summed", "activations", "logits", "layer", "buffers", "peak")
     table = _table("memory of one GPU", *parts, "fits", "most tokens")
     for (stage, again), need in needs.items():
         table.add_row(
@@ -139,7 +140,8 @@ def _memory(needs: Mapping[tuple[int, bool], Memory], device: Device, busiest: T
         )
     table.caption = (
         f"{busiest.micro_tokens:,} tokens at once on each of {busiest.gpus}, and how many would fit. "
-        "The peak has gradients or activations; with activations, logits or the layer that backward is in."
+        "The peak has gradients, or activations and what is summed before them; with those, logits or the "
+        "layer that backward is in."
     )
     table.caption_justify = "left"
     return table
@@ -155,9 +157,9 @@ def _fits(need: Memory, device: Device) -> bool:
 
 def _most_tokens(need: Memory, device: Device, tokens: int) -> int:
     left = _room(device) - need.weights - need.optimizer - need.buffers
-    return (
-        int(tokens * left / (need.activations + max(need.logits, need.layer))) if left >= need.gradients else 0
-    )
+    if left < max(need.gradients, need.summed):
+        return 0
+    return int(tokens * (left - need.summed) / (need.activations + max(need.logits, need.layer)))
 
 
 def _data(plan: Profile, device: Device, gpus: int) -> Table:

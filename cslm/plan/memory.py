@@ -31,12 +31,14 @@ class Memory:
     layer: float
     """The layer that backward is in: what is made again of it, and gradients of its activations."""
     buffers: float
+    summed: float
+    """Gradients of the micro batches before, while the next one is worked on."""
 
     @property
     def peak(self) -> float:
         """At the worst moment: logits are gone when backward comes to the layers, where it frees activations
         while it makes gradients; so of each the greater counts."""
-        work = max(self.gradients, self.activations + max(self.logits, self.layer))
+        work = max(self.gradients, self.summed + self.activations + max(self.logits, self.layer))
         return self.weights + self.optimizer + self.buffers + work
 
 
@@ -50,6 +52,7 @@ def memory(
     stage: int = 0,
     half: bool = True,
     checkpointing: bool = False,
+    micro_batches: int = 1,
 ) -> Memory:
     """The memory of one of `ranks` ranks that share what ZeRO `stage` says.
 
@@ -57,12 +60,14 @@ def memory(
         tokens: of one rank in one micro batch.
         labelled: those of them that have a loss; only these get logits.
         half: weights and activations in bfloat16 (GPUs), else all in 32 bits.
+        micro_batches: of one rank in a step.
         checkpointing: keep only the input of each layer, and make the rest of one layer at a time again.
     """
     width = 2 if half else 4
     mine = parameters / ranks
     owned = mine if stage else parameters  # by the optimizer of this rank
     copies = half or stage > 0  # it works on copies in 32 bits
+    kept = width * (mine if stage >= 2 else parameters)  # gradients of this rank
     bucket = width * min(parameters, BUCKET)  # gradients on their way to the other ranks
     layer = tokens * layer_bytes(config, half)
     inputs = tokens * width * config.hidden_size * config.num_hidden_layers
@@ -72,12 +77,12 @@ def memory(
     return Memory(
         weights=width * (mine if stage == 3 else parameters),
         optimizer=owned * (12 if copies else 8),
-        gradients=width * (mine if stage >= 2 else parameters)
-        + max(4 * owned if copies else 0, 0 if stage else bucket),
+        gradients=kept + max(4 * owned if copies else 0, 0 if stage else bucket),
         activations=inputs if checkpointing else layer * config.num_hidden_layers,
         logits=12.0 * labelled * config.vocab_size,  # log-softmax, its gradient, and that of the logits
         layer=flowing + (layer if checkpointing else 0),
         buffers=(bucket if stage else 0) + (width * min(parameters, LIVE) if stage == 3 else 0),
+        summed=kept if micro_batches > 1 else 0.0,
     )
 
 

@@ -150,6 +150,19 @@ def test_zero_shares_as_its_paper_says() -> None:
         assert held / 1e9 == pytest.approx(published, abs=0.06)
 
 
+def test_gradients_that_wait_for_the_next_micro_batch_are_counted() -> None:
+    """In bfloat16: of all parameters with ZeRO 1, of a rank's share from ZeRO 2 on."""
+    config = PROFILES["llama3.1-8b"].config
+    for stage, kept in ((1, 16.0), (2, 2.0), (3, 2.0)):
+        once, again = (
+            memory(
+                config, 8_000_000_000, tokens=8192, labelled=8192, ranks=8, stage=stage, micro_batches=n
+            ).peak
+            for n in (1, 2)
+        )
+        assert (again - once) / 1e9 == pytest.approx(kept)
+
+
 def test_storage_is_mostly_speech() -> None:
     """LibriSpeech: 960 h are 60 GB of FLAC (openslr.org/12)."""
     held = storage(PROFILES["llama3.1-8b"], half=True)
@@ -161,7 +174,7 @@ def test_the_command_says_what_fits_and_what_it_assumes(capsys: pytest.CaptureFi
     main("llama3.1-8b", gpus=24, gpu="h100", price=None, utilisation=None)
     said = " ".join(capsys.readouterr().out.split())
     assert "8,063,848,448 parameters" in said
-    assert "Fits: ZeRO none; with gradient checkpointing ZeRO 1, 2, 3." in said
+    assert "Fits: ZeRO 2, 3; with gradient checkpointing ZeRO 1, 2, 3." in said
     for part in ("Assumed", "arXiv 2604.11096", "data sheet", "RunPod", "on no GPU", "tokenisation"):
         assert part in said
 
