@@ -49,7 +49,9 @@ def plain_recipe(steps: int, learning_rate: float, seed: int) -> TrainingConfig:
         zero_stage=0,
         speech_loss=1.0,
         half_precision=True,
+        micro_batch_tokens=None,
         gradient_checkpointing=False,
+        attn_implementation="sdpa",
         seed=seed,
     )
 

@@ -61,7 +61,9 @@ def main(
     model = AutoModelForCausalLM.from_pretrained(inputs / "work/backbone", dtype="float32")
     if phase == "pretrain":  # from random weights, where the loss has far to fall
         torch.manual_seed(1)
-        model = AutoModelForCausalLM.from_config(model.config, dtype=torch.float32)
+        model = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
+            model.config, dtype=torch.float32
+        )
     rows = PackedRows(inputs / "work/train" / phase)
     record(compare(phase, model, tokenizer, rows, steps, turns), results)
 
@@ -90,18 +92,18 @@ def compare(
             speeds[name].append(train_padded(trained, tokenizer, documents, steps, micro, batch, rate, seed))
             losses[name].append(loss_of(model, trained, tokenizer, held_out))
     name = f"training.{phase}"
-    micro = f"Trainer, padded micro-batches of {MICRO_BATCH}, random order"
+    in_micro = f"Trainer, padded micro-batches of {MICRO_BATCH}, random order"
     whole = "Trainer, the whole batch of a step padded at once"
     speed = {key: median(values) for key, values in speeds.items()}
     loss = {key: median(values) for key, values in losses.items()}
     return {
         name: Measured(
-            NAMES[phase], micro, speed["ours"], speed["micro"], "tokens/s", turns, SPEED_TARGET[phase]
+            NAMES[phase], in_micro, speed["ours"], speed["micro"], "tokens/s", turns, SPEED_TARGET[phase]
         ),
         f"{name}.whole_batch": Measured(NAMES[phase], whole, speed["ours"], speed["whole"], "tokens/s", turns),
         f"{name}.loss": Measured(
             f"{NAMES[phase]}: loss after {steps} steps, {counted} documents",
-            micro,
+            in_micro,
             loss["ours"],
             loss["micro"],
             "nats a token",

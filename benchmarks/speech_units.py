@@ -49,7 +49,7 @@ def main(
 
 def compare(tokenizer: SpeechTokenizer, rows: Sequence[dict[str, Any]], turns: int) -> dict[str, Measured]:
     """Seconds of speech a second, three ways."""
-    seconds = sum(row["duration_s"] for row in rows)
+    seconds = sum(float(row["duration_s"]) for row in rows)
     batches = list(by_length([row["duration_s"] for row in rows], BATCH_SECONDS))
     mels = [collate([log_mel(decode(rows[i]["audio"])) for i in batch]) for batch in batches]
     with tempfile.TemporaryDirectory() as scratch:

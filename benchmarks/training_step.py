@@ -78,7 +78,7 @@ def bare_loop(model: PreTrainedModel, rows: PackedRows, steps: int, seed: int) -
             logits = model(
                 input_ids=ids[None], position_ids=positions[None], use_cache=False, logits_to_keep=written
             ).logits
-            F.cross_entropy(logits[0].float(), targets[written]).backward()
+            F.cross_entropy(logits[0].float(), targets[written]).backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             optimizer.zero_grad()

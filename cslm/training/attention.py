@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers.modeling_flash_attention_utils import prepare_fa_kwargs_from_position_ids
-from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
+from transformers.utils.import_utils import is_flash_attn_2_available, is_flash_attn_3_available
 
 PACKAGES = {
     "flash_attention_2": ("flash-attn", is_flash_attn_2_available),
@@ -46,7 +46,8 @@ def borders(name: str, position_ids: Tensor) -> dict[str, Any]:
     """
     if name not in PACKAGES:
         return {}
-    (queries, keys), (longest_query, longest_key) = prepare_fa_kwargs_from_position_ids(position_ids)
+    found = prepare_fa_kwargs_from_position_ids(position_ids)  # type: ignore[no-untyped-call]
+    (queries, keys), (longest_query, longest_key) = found
     return {
         "cu_seq_lens_q": queries,  # (documents + 1,)
         "cu_seq_lens_k": keys,

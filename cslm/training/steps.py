@@ -62,7 +62,7 @@ class PackedTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> RandomSampler:
         """All rows in random order, but for those that are left over when an epoch's whole steps are full."""
-        rows = train_dataset if train_dataset is not None else self.train_dataset
+        rows: Any = train_dataset if train_dataset is not None else self.train_dataset
         step = self.get_total_train_batch_size(self.args)
         return RandomSampler(rows, num_samples=len(rows) // step * step or None)
 
@@ -113,8 +113,8 @@ class PackedTrainer(Trainer):
         """
         assert isinstance(self.train_dataset, PackedRows)
         batch = self._prepare_inputs(self.data_collator([self.train_dataset[row]] * rows))
-        device, engine = self.args.device, self.model_wrapped
-        assert engine is not None
+        device = self.args.device
+        engine: Any = self.model_wrapped
         engine.train()
         with (
             torch.random.fork_rng([device] if device.type == "cuda" else []),
