@@ -215,7 +215,7 @@ def test_too_little_memory_is_explained_before_the_first_step(
 
     model.lm_head.register_forward_hook(full)
     heard: list[int] = []
-    told = r"batch of 256 tokens .* cpu has: give micro_batch_tokens 128 \(one row\) to 128, gradient.* 9 GB"
+    told = r"batch of 256 tokens .* cpu.* has: give micro_batch_tokens 128 \(one row\) to 128, gradient.* 9 GB"
     with pytest.raises(OutOfMemory, match=told):
         train(model, rows, CONFIG, tmp_path, lambda step, numbers: heard.append(step))
     assert not heard
