@@ -60,6 +60,7 @@ def test_the_run_in_mlflow_names_its_data_and_its_reason(project: Path) -> None:
         "final.plus": "5",
         "final.mode": "work",
     }
+    toy.calls(project)
 
 
 def test_results_are_committed_and_the_work_tree_is_untouched(project: Path) -> None:
