@@ -89,7 +89,7 @@ test-orchestrator:  ## Tests of dags/ and infra/
 	@OMP_NUM_THREADS=1 $(ORCHESTRATOR) $(PYTEST) $(TWO) tests/dags tests/infra
 
 test-components:  ## Tests of cslm/, components/, benchmarks/ and the whole
-	@OMP_NUM_THREADS=1 $(COMPONENTS) $(PYTEST) $(TWO) $(wildcard tests/cslm tests/components tests/benchmarks tests/end_to_end)
+	@OMP_NUM_THREADS=1 $(COMPONENTS) $(PYTEST) $(TWO) $(wildcard tests/end_to_end tests/cslm tests/components tests/benchmarks)
 
 lint: setup  ## ruff, mypy, import directions, YAML, Markdown
 	@$(ORCHESTRATOR) -m ruff check . && $(ORCHESTRATOR) -m ruff format --check .

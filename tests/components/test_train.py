@@ -49,7 +49,7 @@ def test_each_rank_needs_a_gpu_where_there_are_some(rows: PackedRows, monkeypatc
     config = training_config(Training(learning_rate=1e-3, batch_tokens=512), seed=1)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     check_ranks("finetune", config, rows, 2)
-    with pytest.raises(StageFailed, match=r"finetune.ranks: 4 ranks need as many GPUs, and there are 2"):
+    with pytest.raises(StageFailed, match=r"finetune: 4 ranks need as many GPUs, and there are 2"):
         check_ranks("finetune", config, rows, 4)
     nodes = {"NNODES": "2", "NODE_RANK": "0", "MASTER_ADDR": "node-0", "MASTER_PORT": "29400"}
     for variable, value in nodes.items():
