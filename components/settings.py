@@ -270,7 +270,7 @@ class Training(Section):
     """Most tokens that a rank works on at once; gradients are summed until its part of a step is done. Fewer
     need less memory and give the same losses. null: all of its part at once."""
     ranks: Count = 1
-    """Processes that train together on one machine; with GPUs, one each."""
+    """Processes that train together, as many on each node; with GPUs, one each."""
     half_precision: bool = True
     """Matrix products in bfloat16 where the hardware has it; false: all in float32, to the last bit."""
     warmup: Fraction = 0.03

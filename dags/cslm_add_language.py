@@ -6,7 +6,7 @@
    phases go on (as the paper adds one: speech with text, and translations to a known language).
 3. **compare** tells in its log what the languages of before have gained and lost.
 
-What comes out is a candidate like any other, which starts `cslm_promote`. An example is in docs/corpora.md.
+What comes out is a candidate like any other, which starts `cslm_promote`. An example is in docs/languages.md.
 """
 
 from __future__ import annotations
