@@ -17,8 +17,6 @@ from cslm.pronunciation import Label, is_han
 
 jieba.setLogLevel("WARNING")
 
-FEWEST_WORDS = 3
-"""Of a clause that is read by itself."""
 PUNCTUATION = frozenset(",.?!;:，。？！；：、…")
 
 
@@ -90,16 +88,6 @@ def cut_text(text: str, words_per_chunk: int) -> list[str]:
         else:
             chunks.append(list(part))
     return ["".join(chunk) for chunk in chunks]
-
-
-def ends_clause(text: str, following: str) -> bool:
-    """True if `text` is at the end of a clause of at least `FEWEST_WORDS` words, and `following` begins anew.
-
-    Western punctuation may be inside of a number or name (`3,000`, `U.S.`): a blank has to follow.
-    """
-    if text[-1:] not in PUNCTUATION or not (following[:1].isspace() or (not text[-1].isascii() and following)):
-        return False
-    return following[:1] not in PUNCTUATION and len(words(text)) >= FEWEST_WORDS
 
 
 def spoken_characters(labels: Sequence[Label], spans: Sequence[Span], durations: Sequence[int]) -> list[int]:

@@ -19,7 +19,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cslm.audio import Samples
-from cslm.chunks import ends_clause
 from cslm.decoder import SpeechDecoder
 from cslm.generation import Sampling, SpeechLanguageModel
 from cslm.languages import language_of
@@ -173,9 +172,7 @@ class Assistant:
         history: History | None = None,
         sampling: Sampling | None = None,
     ) -> Iterator[Event]:
-        """Answer a written question, in its own language if none is given.
-
-        Each clause of the answer is read aloud as soon as it is written, before the next one is.
+        """Answer a written question, in its own language if none is given, and read the answer aloud.
 
         Raises:
             UnknownLanguage, UnknownVoice: a name that does not exist.
@@ -194,35 +191,12 @@ class Assistant:
         history = history or History()
         prompt = builder.prompt_text(question, wanted)
         told = builder.next_turn(history.turns, prompt)
-        written = self.model.stream(told, "text", MAX_NEW_TOKENS, sampling)
-        said: list[int] = []
-        try:
-            tokens = self._read_aloud(written, wanted, sampling)
-            yield from self._voiced(tokens, voice or self.voices(wanted)[0], said.append)
-        finally:
-            if whole := _finished(said, builder.speech_end_id):
-                markers = builder.speech_start_id, builder.speech_end_id
-                history.add(prompt + [t for t in whole if not builder.is_unit(t) and t not in markers])
-
-    def _read_aloud(self, written: Iterator[int], language: str, sampling: Sampling | None) -> Iterator[int]:
-        """Tokens of a text that is being written, and behind each clause those of its speech."""
-        builder = self.model.builder
-        for clause in self._clauses(written):
-            yield from clause
-            prompt = builder.prompt_tts(builder.decode(clause).strip(), language)
-            yield from self.model.stream(prompt, "speech", MAX_NEW_TOKENS, sampling)
-
-    def _clauses(self, written: Iterator[int]) -> Iterator[list[int]]:
-        """Tokens of each clause, as soon as what follows shows that it is one: `3,` may go on as `3,000`."""
-        clause: list[int] = []
-        for token in written:
-            text, following = (self.model.builder.decode(tokens) for tokens in (clause, [token]))
-            if ends_clause(text, following):
-                yield clause
-                clause = []
-            clause.append(token)
-        if clause:
-            yield clause
+        written = list(self.model.stream(told, "text", MAX_NEW_TOKENS, sampling))
+        answer = builder.decode(written)
+        history.add(prompt + written)
+        yield Text(answer)
+        tokens = self.model.stream(builder.prompt_tts(answer, wanted), "speech", MAX_NEW_TOKENS, sampling)
+        yield from self._voiced(tokens, voice or self.voices(wanted)[0])
 
     def _question(self, prompt: list[int]) -> list[int]:
         """Tokens of the question's text, as the model hears it."""

@@ -10,7 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from cslm.alignment import BLANK, CannotAlign, Span, align, best_path
-from cslm.chunks import cut_text, cut_units, ends_clause, spoken_characters, spoken_words, words
+from cslm.chunks import cut_text, cut_units, spoken_characters, spoken_words, words
 from cslm.pronunciation import labels
 
 
@@ -108,22 +108,3 @@ def test_each_unit_speaks_the_character_whose_span_it_begins_in() -> None:
     names = labels("hi 法", "en")  # h, aɪ, f-, a3
     spans = [Span(0, 2), Span(2, 3), Span(3, 7), Span(7, 9)]
     assert spoken_characters(names, spans, [1, 2, 3, 1, 2]) == [0, 0, 3, 3, 3]
-
-
-@pytest.mark.parametrize(
-    ("text", "following", "ends"),
-    [
-        ("It is Paris,", " the", True),
-        ("It is Paris", ", the", False),
-        ("It costs about 3,", "000", False),
-        ("It is Paris.", '"', False),
-        ("It is Paris.", "", False),
-        ("Yes,", " it", False),
-        ("首都是巴黎，", "它", True),
-        ("首都是巴黎？", "！", False),
-        ("好，", "它", False),
-        ("", "It", False),
-    ],
-)
-def test_a_clause_ends_where_the_next_begins(text: str, following: str, ends: bool) -> None:
-    assert ends_clause(text, following) is ends
