@@ -3,7 +3,8 @@
 Sound reaches the browser piece by piece: a hidden box holds all pieces so far as base64 PCM, and a script
 (player.js) queues those that it has not yet heard on the Web Audio clock, so nothing is cut or played twice.
 
-To ask counts a number up, whose change begins the answer: so a new question can first cancel the running one.
+A new wish of the visitor (to ask, to stop, to forget) ends the answer to the one before on the server, and the
+next answer begins when the browser has drawn what it got of that one: nothing late is drawn over what is new.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import base64
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,25 @@ HEADS = ("after", "what", "units", "sound")
 Turns = list[dict[str, Any]]
 View = tuple[Turns, str, list[list[str]], str, tuple[int, npt.NDArray[np.int16]] | None]
 """Conversation, pieces of sound, timeline, strip of units, and the whole answer with its sample rate."""
+
+
+@dataclass
+class Visit:
+    """What the server knows of a visitor: the conversation, its turns as shown, how many wishes there were."""
+
+    history: History = field(default_factory=History)
+    turns: Turns = field(default_factory=list)
+    wishes: int = 0
+
+    def wish(self) -> int:
+        """A new wish; the answer to the one before ends."""
+        self.wishes += 1
+        return self.wishes
+
+    def forget(self) -> int:
+        """The wish to begin anew."""
+        self.history, self.turns = History(), []
+        return self.wish()
 
 
 def build(assistant: Assistant, title: str) -> gr.Blocks:
@@ -81,32 +102,46 @@ def build(assistant: Assistant, title: str) -> gr.Blocks:
         pieces = gr.Textbox(visible="hidden", elem_id="pieces")
         pieces.change(None, pieces, js="(value) => window.cslm.play(value)")
 
-        history, asked = gr.State(History()), gr.State(0)
+        visit, asked, forgotten = gr.State(Visit()), gr.State(0), gr.State(0)
 
         def respond(
-            path: str | None, written: str, wanted: str, named: str, turns: Turns, earlier: History
-        ) -> Iterator[tuple[Any, ...]]:
-            yield from answers(assistant, path, written, wanted, named, turns, earlier)
+            path: str | None,
+            written: str,
+            wanted: str,
+            named: str,
+            now: Visit,
+            question: int,
+            end: int,
+        ) -> Iterator[View]:
+            if now.wishes == end:
+                yield [], "[]", [], "", None
+                return
+            for view in answers(assistant, path, written, wanted, named, now.turns, now.history):
+                if now.wishes != question:
+                    return
+                now.turns = view[0]
+                yield view
 
         outputs = [talk, pieces, timeline, units, answer]
-        inputs = [audio, text, language, voice, talk, history]
-        running = asked.change(respond, inputs, outputs, trigger_mode="multiple", concurrency_limit=None)
-        begun = gr.on(
+        inputs = [audio, text, language, voice, visit, asked, forgotten]
+        gr.on(
+            [asked.change, forgotten.change],
+            respond,
+            inputs,
+            outputs,
+            trigger_mode="always_last",
+            concurrency_limit=None,
+        )
+        gr.on(
             [ask.click, text.submit],
-            None,
+            Visit.wish,
+            visit,
+            asked,
             js="() => window.cslm.begin()",
-            cancels=[running],
             trigger_mode="multiple",
         )
-        begun.then(lambda number: number + 1, asked, asked)
-        stop.click(None, js="() => window.cslm.stop()", cancels=[running])
-        anew.click(
-            lambda: ([], History()),
-            None,
-            [talk, history],
-            js="() => window.cslm.stop()",
-            cancels=[running],
-        )
+        stop.click(Visit.wish, visit, js="() => window.cslm.stop()")
+        anew.click(Visit.forget, visit, forgotten, js="() => window.cslm.stop()")
     return page
 
 
@@ -136,7 +171,7 @@ def answers(
     """What the page shows after each event of an answer; text wins where both are given."""
     language = None if wanted == OWN else wanted
     voice = None if named == FIRST else named
-    turns = list(turns or [])
+    turns = list(turns)
     begin = time.perf_counter()
     rows: list[list[str]] = []
     sound: list[Samples] = []

@@ -181,8 +181,13 @@ def test_a_new_question_interrupts_the_answer_and_the_talk_goes_on(browser: Page
     expect(browser.locator("#talk .user")).to_have_count(2, timeout=30_000)
     expect(browser.locator("#talk .bot").last).to_contain_text("orange", timeout=30_000)
     browser.wait_for_function("window.cslm.seconds > 1", timeout=20_000)
+    box.fill("What can you tell me about the capital of France and the capital of Italy?")
+    browser.locator("#ask").click()
+    expect(browser.locator("#talk .user")).to_have_count(3, timeout=30_000)
     browser.locator("#forget").click()
-    expect(browser.locator("#talk .user")).to_have_count(0)
+    expect(browser.locator("#talk .user")).to_have_count(0, timeout=30_000)
+    browser.wait_for_timeout(1000)
+    assert browser.locator("#talk .user").count() == 0, "nothing late is drawn over the empty page"
 
 
 def test_what_is_no_recording_is_told(assistant: Assistant, tmp_path: Path) -> None:

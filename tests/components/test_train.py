@@ -56,5 +56,5 @@ def test_each_rank_needs_a_gpu_where_there_are_some(rows: PackedRows, monkeypatc
         monkeypatch.setenv(f"PET_{variable}", value)
     monkeypatch.setenv("CSLM_JOB", "job.json")
     check_ranks("finetune", config, rows, 4)
-    with pytest.raises(StageFailed, match=r"finetune.ranks: 1 ranks cannot be shared among 2 nodes"):
+    with pytest.raises(StageFailed, match=r"finetune: 1 ranks cannot be shared among 2 nodes"):
         check_ranks("finetune", config, rows, 1)
