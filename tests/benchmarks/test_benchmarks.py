@@ -70,8 +70,9 @@ def test_one_step_of_the_bare_loop_and_of_the_trainer_is_the_same(tiny: Tiny, ro
 def test_speech_units_are_made_three_ways() -> None:
     tokenizer = SpeechTokenizer(TokenizerConfig(16, 1, [4, 4], ["a"]))
     tokenizer.network.eval()
-    found = speech_units.compare(tokenizer, list(corpus.rows(8)), turns=1)
-    assert set(found) == {"tokenize.encoder", "tokenize.single"}
+    some = list(corpus.rows(8))
+    found = speech_units.compare(tokenizer, some, turns=1) | speech_units.compare_large(tokenizer, some, 1)
+    assert set(found) == {"tokenize.encoder", "tokenize.large_encoder", "tokenize.single"}
     assert found["tokenize.encoder"].ratio < 1.05, "the encoder alone has less to do"
 
 
