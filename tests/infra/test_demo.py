@@ -17,6 +17,7 @@ import pytest
 
 from infra import demo
 from infra.metrics_table import table
+from tests import webhook
 from tests.dags import toy
 
 
@@ -42,8 +43,12 @@ def test_demo_tells_stages_metrics_version_and_places(project: Path) -> None:
 
 
 def test_failing_stage_is_named_with_cause_and_log_and_the_rerun_goes_on(project: Path) -> None:
-    result = toy.demo(project, RUN="two", SET="final.mode=fail double.factor=5")
+    with webhook.listening() as (url, told):
+        result = toy.demo(project, RUN="two", SET="final.mode=fail double.factor=5", CSLM_FAILURE_WEBHOOK=url)
     assert result.returncode == 1
+    [failure] = told
+    assert (failure["dag"], failure["task"]) == ("cslm_train", "final")
+    assert "the number 13 is unlucky" in failure["error"]
     assert "stage final failed" in result.stderr
     assert "final: the number 13 is unlucky; set final.mode to work" in result.stderr
     assert "logs/two/final.log" in result.stderr
