@@ -161,7 +161,8 @@ def judge(registry: Registry, candidate: ModelVersion, current: ModelVersion | N
     production = registry.evaluation(current)
     if reason := incomparable(evaluation, production):
         return [], f"versions {candidate.version} and {current.version} cannot be compared: {reason}"
-    checks = compare(evaluation, production, rules)
+    items = registry.items(candidate), registry.items(current)
+    checks = compare(evaluation, production, rules, items)
     failed = [check.name for check in checks if check.verdict in REFUSED]
     return checks, f"worse than version {current.version}: {', '.join(failed)}" if failed else ""
 

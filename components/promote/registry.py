@@ -22,11 +22,12 @@ import mlflow
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 
+from components.promote.items import DIALOGUES, TRANSCRIPTS, Items, read_items
 from components.stage import open_experiment
 
 STAGING, PRODUCTION = "staging", "production"
-EVALUATION = "evaluation.json"
-"""Name of the evaluation among a version's artifacts."""
+EVALUATION, REPORT = "evaluation.json", "evaluation"
+"""Names of the evaluation, and of the folder of its report, among a version's artifacts."""
 Event = Literal["staged", "promoted", "rolled back"]
 IN_PRODUCTION: tuple[Event, ...] = ("promoted", "rolled back")
 
@@ -85,16 +86,30 @@ class Registry:
         Raises:
             RegistryFailed: it was registered without its evaluation.
         """
-        uri = f"models:/{self.model}/{version.version}/artifacts/{EVALUATION}"
         with TemporaryDirectory() as folder:
             try:
-                path = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=folder))
+                path = self._download(version, EVALUATION, folder)
                 return dict(json.loads(path.read_text("utf-8")))
             except (mlflow.MlflowException, OSError) as error:
                 raise RegistryFailed(
                     f"{EVALUATION} of {self.model} version {version.version} cannot be read ({error}). If its "
                     "files are there, an older release registered it without: train it again (make demo)"
                 ) from error
+
+    def items(self, version: ModelVersion) -> dict[str, Items]:
+        """What each test item added to a version's figures; empty if it was registered without."""
+        with TemporaryDirectory() as folder:
+            try:
+                files = (
+                    self._download(version, f"{REPORT}/{name}", folder) for name in (TRANSCRIPTS, DIALOGUES)
+                )
+                return read_items(*files)
+            except (mlflow.MlflowException, OSError):
+                return {}
+
+    def _download(self, version: ModelVersion, name: str, folder: str) -> Path:
+        uri = f"models:/{self.model}/{version.version}/artifacts/{name}"
+        return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=folder))
 
     def stage(self, version: ModelVersion, by: str, reason: str) -> None:
         """Give `version` the alias `staging`."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import datetime
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,22 @@ def register(store: Path, *changes: tuple[str, Any], **tags: str) -> int:
     version = MlflowClient().create_model_version("cslm", folder.parent.as_uri(), tags=tags or None)
     MlflowClient().set_registered_model_alias("cslm", "candidate", version.version)
     return int(version.version)
+
+
+def keep_items(store: Path, version: int, right: list[bool], lost: str = "") -> None:
+    """The report of a version: English questions, and in `lost` an utterance of which a word was misheard."""
+    report = store / f"model-{version - 1}" / "artifacts" / "evaluation"
+    report.mkdir()
+    answers = [
+        {"id": f"a{number}", "split": split, "question_language": "en", "answer_language": "en"}
+        | {"exact_match": each if split == "test" else False, "off_target": False}
+        for number, each in enumerate(right)
+        for split in ("test", "dev")
+    ]
+    edits = {"deletions": 0, "insertions": 0, "length": 5, "split": "test", "language": "en"}
+    heard = [{"id": name, "substitutions": int(name in lost)} | edits for name in "uvwxy"]
+    for name, rows in (("dialogues", answers), ("transcripts", heard)):
+        (report / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def promote(*arguments: str) -> tuple[int, str]:
@@ -219,6 +236,50 @@ def test_any_two_versions_can_be_compared_and_nothing_moves(store: Path) -> None
     assert "against version 2, which is in production" in promote("compare", "--against", "2")[1]
     assert (at("candidate"), at("production"), at("staging")) == (3, 2, None)
     assert promote("compare", "--against", "9")[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("losses", "wins", "verdict"),
+    [(8, 0, "WORSE"), (28, 20, "worse within chance"), (1, 0, "worse within tolerance")],
+)
+def test_the_same_items_are_compared_one_by_one(store: Path, losses: int, wins: int, verdict: str) -> None:
+    """As independent samples, 120 and 112 right of 154 differ by chance; with 8 lost and none won they do not.
+
+    The interval is compared with Wald's for paired shares (Agresti, Categorical Data Analysis, 10.1.1).
+    """
+    n, before = 154, 120
+    after = before - losses + wins
+    register(store, ("conversation.en", {"exact_match": before / n, "ci95": wilson(before, n)}))
+    promote("promote", "--by", "ana", "--reason", "first")
+    register(store, ("conversation.en", {"exact_match": after / n, "ci95": wilson(after, n)}))
+    keep_items(store, 1, [True] * before + [False] * (n - before))
+    keep_items(store, 2, [True] * (before - losses) + [False] * (n - before + losses - wins) + [True] * wins)
+    code, text = promote("gate", "--out", "gate.json")
+    assert code == (verdict == "WORSE"), text
+    [check] = [
+        check
+        for check in json.loads((store / "gate.json").read_text())["checks"]
+        if check["name"] == "conversation.en.exact_match"
+    ]
+    assert (check["verdict"], check["paired"]) == (verdict, True)
+    half = 1.96 * math.sqrt(losses + wins - (losses - wins) ** 2 / n) / n
+    gain = (after - before) / n
+    assert check["change"] == pytest.approx([gain - half, gain + half], abs=0.008)
+    assert "which is wider: asr.en.wer, asr.zh.cer." in text, (
+        "whose items do not make the figure, or are not there"
+    )
+
+
+def test_an_error_rate_is_compared_utterance_by_utterance(store: Path) -> None:
+    register(store, ("asr.en", {"wer": 1 / 25, "ci95": [0, 0.12]}))
+    promote("promote", "--by", "ana", "--reason", "first")
+    register(store, ("asr.en", {"wer": 3 / 25, "ci95": [0.04, 0.2]}))
+    for version, lost in ((1, "u"), (2, "uvw")):
+        keep_items(store, version, [True], lost)
+    _, text = promote("compare", "--against", "1")
+    # two of five utterances lose a word of five: the mean of five draws out of (1, 1, 0, 0, 0), over 5
+    [line] = [line for line in text.splitlines() if line.startswith("| asr.en.wer |")]
+    assert line == "| asr.en.wer | 0.12 | 0.04 | -0.16 to +0 | worse within chance |"
 
 
 def test_production_that_changed_since_it_was_compared_is_not_overwritten(store: Path) -> None:
