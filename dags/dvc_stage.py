@@ -106,25 +106,32 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def bring(repo: Repo, address: str, force: bool, pull: bool) -> str:
-    """Do the work of one stage; `cached` or `ran`."""
+    """Do the work of one stage; `cached` or `ran`. With `pull` its outputs are in the store afterwards, too.
+
+    So are those that an earlier try has made and could not bring there.
+    """
     from dvc.repo import lock_repo
     from dvc.stage.cache import RunCacheNotFoundError
 
     *ancestors, stage = _ordered(repo, address)
+    state = "ran"
     with _damage() as damaged, lock_repo(repo):
         for ancestor in ancestors:
             _restore(repo, ancestor, address, pull)
         if not force:
             try:
                 repo.stage_cache.restore(stage, pull=pull)
-                return "cached"
+                state = "cached"
             except RunCacheNotFoundError:
                 print(f"{address} has not run yet with these inputs, parameters and code", flush=True)
-    repo.reproduce(targets=[address], single_item=True, force=force)
+        if state == "cached" and pull:
+            _note(stage)
+    if state == "ran":
+        repo.reproduce(targets=[address], single_item=True, force=force)
     if pull:
         repo.push(targets=[address], run_cache=True)
         _mend(repo, damaged)
-    return "ran"
+    return state
 
 
 def restore_all(repo: Repo, pull: bool) -> str:
@@ -136,9 +143,14 @@ def restore_all(repo: Repo, pull: bool) -> str:
         for stage in plan_repro(repo.index.graph):
             _restore(repo, stage, "the end of the run", pull)
             if not stage.is_data_source:
-                stage.save()
-                stage.dump(update_pipeline=False)
+                _note(stage)
     return "cached"
+
+
+def _note(stage: Stage) -> None:
+    """Write into dvc.lock what was restored."""
+    stage.save()
+    stage.dump(update_pipeline=False)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
     with ObjectStore(tmp_path) as store:
         os.environ |= store.environment(WRITER)        # what boto3, DVC and MLflow read
         store.stop(); store.start()                    # the same data, the server away for a while
+    store.let_write(False)                         # WRITER has no right any more, until it is given back
 
 In a container (tests/slow/compose):  python -m tests.object_store FOLDER PORT
 
@@ -80,7 +81,7 @@ use = egg:swift#s3api
 location = us-east-1
 [filter:tempauth]
 use = egg:swift#tempauth
-user_{WRITER.access.replace(":", "_")} = {WRITER.secret} .admin
+user_{WRITER.access.replace(":", "_")} = {WRITER.secret} {{right}}
 user_{READER.access.replace(":", "_")} = {READER.secret}
 [filter:copy]
 use = egg:swift#copy
@@ -104,7 +105,7 @@ class ObjectStore:
         self._listens = "127.0.0.1"
         if port is not None:
             self._ports["proxy"], self._listens = port, "0.0.0.0"
-        self._processes: list[subprocess.Popen[bytes]] = []
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._configure()
 
     @property
@@ -130,23 +131,35 @@ class ObjectStore:
 
     def start(self) -> None:
         """Start all servers and wait until they answer."""
-        for name in self._ports:
-            with (self._folder / f"{name}.log").open("ab") as log:
-                command = [str(_bin(f"swift-{name}-server")), str(self._folder / f"{name}-server.conf")]
-                self._processes.append(subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT))
-        deadline = time.monotonic() + START_S
-        for name, port in self._ports.items():
-            with socket.socket() as probe:
-                while probe.connect_ex(("127.0.0.1", port)):
-                    assert time.monotonic() < deadline, (self._folder / f"{name}.log").read_text()
-                    time.sleep(0.1)
+        self._start(list(self._ports))
 
     def stop(self) -> None:
         """End all servers at once, as a machine that loses power does; the data stays."""
-        for process in self._processes:
+        self._end(list(self._processes))
+
+    def let_write(self, may: bool) -> None:
+        """Take WRITER's right away, or give it back; nobody is answered for a moment."""
+        self._end(["proxy"])
+        self._configure_proxy(".admin" if may else "")
+        self._start(["proxy"])
+
+    def _start(self, names: list[str]) -> None:
+        for name in names:
+            with (self._folder / f"{name}.log").open("ab") as log:
+                command = [str(_bin(f"swift-{name}-server")), str(self._folder / f"{name}-server.conf")]
+                self._processes[name] = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+        deadline = time.monotonic() + START_S
+        for name in names:
+            with socket.socket() as probe:
+                while probe.connect_ex(("127.0.0.1", self._ports[name])):
+                    assert time.monotonic() < deadline, (self._folder / f"{name}.log").read_text()
+                    time.sleep(0.1)
+
+    def _end(self, names: list[str]) -> None:
+        for name in names:
+            process = self._processes.pop(name)
             process.kill()
             process.wait()
-        self._processes.clear()
 
     def _configure(self) -> None:
         install()
@@ -163,8 +176,11 @@ class ObjectStore:
                 )
             text = SERVER.format(name=name, port=self._ports[name], folder=self._folder)
             (self._folder / f"{name}-server.conf").write_text(text)
-        proxy = PROXY.format(listens=self._listens, port=self._ports["proxy"], folder=self._folder)
-        (self._folder / "proxy-server.conf").write_text(proxy)
+        self._configure_proxy(".admin")
+
+    def _configure_proxy(self, right: str) -> None:
+        where = {"listens": self._listens, "port": self._ports["proxy"], "folder": self._folder}
+        (self._folder / "proxy-server.conf").write_text(PROXY.format(right=right, **where))
 
 
 def install() -> None:

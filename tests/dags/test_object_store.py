@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -91,3 +92,35 @@ def test_a_run_goes_on_when_the_store_is_back(project: Path, store: ObjectStore,
     assert f"{REMOTE} (CSLM_DVC_REMOTE), does not do its work: Could not connect" in told
     store.start()
     assert toy.states(toy.pipeline(project, "back", **there))["final"] == "ran"
+
+
+def test_a_right_that_is_taken_away_during_a_run_costs_no_work(
+    project: Path, store: ObjectStore, writer: None
+) -> None:
+    there = {"remote": REMOTE, "overrides": {"double.factor": 5, "final.mode": "wait"}}
+    toy.calls(project)
+    process = toy.pipeline(project, "taken", **there)
+    while not (project / "var" / "waits").exists():
+        assert process.poll() is None
+        time.sleep(0.1)
+    store.let_write(False)
+    (project / "var" / "go").touch()
+    _, told = process.communicate(timeout=120)
+    assert process.returncode == 1
+    for part in (
+        "stage final failed",
+        f"{REMOTE} (CSLM_DVC_REMOTE), does not do its work",
+        "Forbidden",
+        "AWS_SECRET_ACCESS_KEY and the rights on the bucket, then run this again: what is finished is kept",
+    ):
+        assert part in told
+    assert WRITER.secret not in told
+    assert toy.calls(project)[-2:] == ["double", "final"]
+
+    store.let_write(True)
+    states = toy.states(toy.pipeline(project, "taken", **there))
+    assert (states["double"], states["final"]) == ("cached", "cached")
+    assert toy.calls(project) == []
+    digest = hashlib.md5(b"106").hexdigest()  # five times 21, and 1
+    keys = boto3.client("s3").list_objects_v2(Bucket=BUCKET, Prefix="dvc/")["Contents"]
+    assert any(each["Key"].replace("/", "").endswith(digest) for each in keys), "it is there now, as well"

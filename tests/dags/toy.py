@@ -87,6 +87,10 @@ else:
     if param("mode") == "hang" and not pathlib.Path(os.environ["CSLM_HOME"], "pid").exists():
         write(os.environ["CSLM_HOME"] + "/pid", str(os.getpid()))
         time.sleep(600)
+    if param("mode") == "wait":
+        write(os.environ["CSLM_HOME"] + "/waits", "")
+        while not pathlib.Path(os.environ["CSLM_HOME"], "go").exists():
+            time.sleep(0.1)
     value = int(pathlib.Path("work/doubled/number").read_text()) + int(param("plus"))
     write("work/final/number", str(value))
     write("metrics/evaluation.json", json.dumps({"asr": {"en": {"wer": value / 1000}}}))
