@@ -1,11 +1,11 @@
-"""Steps of a training, of one micro batch or several, and what becomes of one whose loss is not a number: the
-whole of it is left out on all ranks.
+"""Steps of a training, of one micro batch or several, and what becomes of one whose loss or gradient is not a
+number: the whole of it is left out on all ranks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +18,20 @@ from transformers import Trainer
 from cslm.optimizer import MuonAdamW
 from cslm.packing import PackedRows
 from cslm.training.callbacks import Checkpoints
+from cslm.training.gradients import norm_of_gradients
 from cslm.training.loss import PackedLoss
 from cslm.training.zero import forget_gradients
 
 HOPELESS = 5
-"""So many steps in a row without a finite loss end a training."""
+"""So many steps in a row without a finite loss and gradient end a training."""
 
 
 class LossNotFinite(RuntimeError):
-    """Several steps in a row had no finite loss; the message says where their batches are."""
+    """Several steps in a row had no finite loss or gradient; the message says where their batches are."""
 
 
 class OutOfMemory(RuntimeError):
     """A micro batch does not fit into the memory of a GPU; the message says what to change."""
-
-
-class _StepNotFinite(Exception):
-    """The loss of this step is not finite, on this rank or another one."""
 
 
 class PackedTrainer(Trainer):
@@ -78,26 +75,28 @@ class PackedTrainer(Trainer):
     def training_step(
         self, model: Any, inputs: dict[str, Tensor], num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
-        """One micro batch; if its loss is not finite, its step is left out.
+        """One micro batch; if its loss or its gradient is not finite, its step is left out.
 
         Raises:
             LossNotFinite: too many in a row.
             OutOfMemory: it is too large.
         """
+        assert isinstance(num_items_in_batch, Tensor)
+        last = self.accelerator.sync_gradients
         loss = torch.zeros((), device=self.args.device)
         if not self._broken:
-            try:
-                with self._explained(inputs):
-                    loss = super().training_step(model, inputs, num_items_in_batch)  # type: ignore[arg-type]
-                self._step_loss += loss
-            except _StepNotFinite as error:
-                self._broken = True
+            loss, norm = self._backward(model, inputs, num_items_in_batch, last)
+            self._broken = not _finite_on_all_ranks(loss, norm)
+            if self._broken:
                 forget_gradients(model)
                 self._loss.take_sums()
-                self._skip(inputs, str(error))
-                loss = loss - self._step_loss  # as if the step had begun with nothing
-        if self.accelerator.sync_gradients:  # the step ends here
+                self._skip(inputs, _what_is_wrong(loss, norm))
+                loss = -self._step_loss  # as if the step had begun with nothing
+            self._step_loss += loss
+        if last:
             if not self._broken:
+                with self._explained(inputs):
+                    model.step()
                 self._sums += self._loss.take_sums()
                 self._done, self._in_a_row, self._saving.healthy = self._done + 1, 0, True
             self._broken, self._step_loss = False, torch.zeros((), device=self.args.device)
@@ -112,21 +111,26 @@ class PackedTrainer(Trainer):
             OutOfMemory: it does not.
         """
         assert isinstance(self.train_dataset, PackedRows)
-        batch = self._prepare_inputs(self.data_collator([self.train_dataset[row]] * rows))
+        batch = self.data_collator([self.train_dataset[row]] * rows)
         device = self.args.device
         engine: Any = self.model_wrapped
-        engine.train()
-        with (
-            torch.random.fork_rng([device] if device.type == "cuda" else []),
-            self._explained(batch),
-            suppress(_StepNotFinite),
-        ):
-            with self.compute_loss_context_manager():
-                loss = self.compute_loss(engine, batch, num_items_in_batch=torch.ones((), device=device))
-            engine.set_gradient_accumulation_boundary(True)
-            engine.backward(loss, scale_wrt_gas=False)
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            self._backward(engine, batch, torch.ones((), device=device), last=True)
         forget_gradients(engine)
         self._loss.take_sums()
+
+    def _backward(
+        self, engine: Any, inputs: dict[str, Tensor], weight: Tensor, last: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Add the gradients of a micro batch, the last one of its step or not; its loss, and a norm of them."""
+        engine.train()
+        batch = self._prepare_inputs(inputs)
+        with self._explained(batch), norm_of_gradients(engine.parameters(), self.args.device) as norm:
+            with self.compute_loss_context_manager():
+                loss = self.compute_loss(engine, batch, num_items_in_batch=weight)
+            engine.set_gradient_accumulation_boundary(last)
+            engine.backward(loss, scale_wrt_gas=False)
+        return loss.detach(), norm
 
     @contextmanager
     def _explained(self, batch: dict[str, Tensor]) -> Iterator[None]:
@@ -153,8 +157,9 @@ class PackedTrainer(Trainer):
         print(f"note: step {step} was left out: {why}; its batch is {path}", flush=True)
         if self._in_a_row == HOPELESS:
             raise LossNotFinite(
-                f"{HOPELESS} steps in a row, the last one {step}, had no finite loss. Their batches are "
-                f"{folder}/skipped-step-*: look for what is wrong with them, or take a smaller learning_rate"
+                f"{HOPELESS} steps in a row, the last one {step}, had no finite loss or gradient. Their "
+                f"batches are {folder}/skipped-step-*: look for what is wrong with them, or take a smaller "
+                "learning_rate"
             )
 
     def compute_loss(
@@ -171,20 +176,11 @@ class PackedTrainer(Trainer):
         assert isinstance(num_items_in_batch, Tensor)
         losses, outputs = self._loss(model, inputs, self.accelerator.unwrap_model(model))
         loss = losses * self.args.world_size / num_items_in_batch.clamp_min(1e-9)
-        self._must_be_finite(loss.detach())
         return (loss, outputs) if return_outputs else loss
 
     def not_logged(self) -> int:
         """Steps that were left out since the last entry with a loss."""
         return self._skipped + self._left_out
-
-    def _must_be_finite(self, loss: Tensor) -> None:
-        """All ranks leave a step out, or none."""
-        broken = (~loss.isfinite()).float()
-        torch.distributed.all_reduce(broken, torch.distributed.ReduceOp.MAX)
-        if broken:
-            mine = "another rank's loss is not finite" if loss.isfinite() else f"its loss is {loss.item()}"
-            raise _StepNotFinite(mine)
 
     def log(self, logs: dict[str, float], *args: Any, **options: Any) -> None:
         """Adds `loss.TASK.LANGUAGE` and `skipped_steps` since the last log; no loss if all were left out."""
@@ -205,3 +201,17 @@ class PackedTrainer(Trainer):
                     logs[f"loss.{name}"] = total / count
             self._sums.zero_()
         super().log(logs, *args, **options)
+
+
+def _finite_on_all_ranks(*numbers: Tensor) -> bool:
+    """All ranks leave a step out, or none."""
+    broken = (~torch.stack(numbers).isfinite()).any().float()
+    torch.distributed.all_reduce(broken, torch.distributed.ReduceOp.MAX)
+    return not broken
+
+
+def _what_is_wrong(loss: Tensor, norm: Tensor) -> str:
+    for name, number in (("loss", loss), ("gradient", norm)):
+        if not number.isfinite():
+            return f"its {name} is {number.item()}"
+    return "another rank's loss or gradient is not finite"

@@ -2,7 +2,8 @@
 
 AdamW (or Muon), warm-up and cosine to zero, loss on the assistant's tokens. Against the released recipe there
 is no padding, and the loss of every task and language is logged. A killed run continues from its last
-checkpoint. A step whose loss is not a number is left out, told of and counted; some in a row end the training.
+checkpoint. A step whose loss or gradient is not finite is left out, told of and counted; some in a row end the
+training.
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ def train(
 
     Raises:
         OutOfMemory: a micro batch is too large for the memory of a GPU.
-        LossNotFinite: `HOPELESS` steps in a row had no finite loss.
+        LossNotFinite: `HOPELESS` steps in a row had no finite loss or gradient.
         Preempted: SIGTERM came, and the checkpoint is written.
         ValueError: a step's rows cannot be shared among the ranks, or there is no such attention here.
     """

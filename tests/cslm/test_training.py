@@ -23,6 +23,7 @@ from cslm.training.preemption import Preempted
 from cslm.training.speed import flops_per_token
 from cslm.training.steps import LossNotFinite, OutOfMemory
 from cslm.training.trainer import last_whole_checkpoint
+from cslm.training.zero import gathered
 
 CONFIG = TrainingConfig(
     learning_rate=3e-3,
@@ -160,18 +161,38 @@ def test_micro_batches_learn_what_one_batch_learns(
     assert seen == [tokens // 128 * 128] * len(seen)
 
 
-@pytest.mark.parametrize("zero_stage", [0, 1, 2])
+@pytest.fixture(scope="module")
+def without_third_step(
+    tiny: tuple[LlamaForCausalLM, PreTrainedTokenizerFast],
+    few: PackedRows,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[LlamaForCausalLM, list[dict[str, float]]]:
+    """A model whose third step, of one batch, was left out where nothing is shared; the log of its training."""
+    model = _broken_at(tiny[0], range(3, 4))
+    return model, _logged(model, few, tmp_path_factory.mktemp("third"), zero_stage=0)
+
+
+@pytest.mark.parametrize(
+    ("zero_stage", "what"),
+    [(0, "loss"), (0, "gradient"), (1, "loss"), (2, "gradient"), (3, "loss"), (3, "gradient")],
+)
 def test_one_bad_micro_batch_leaves_out_the_whole_step(
-    tiny: tuple[LlamaForCausalLM, PreTrainedTokenizerFast], few: PackedRows, tmp_path: Path, zero_stage: int
+    tiny: tuple[LlamaForCausalLM, PreTrainedTokenizerFast],
+    few: PackedRows,
+    without_third_step: tuple[LlamaForCausalLM, list[dict[str, float]]],
+    tmp_path: Path,
+    zero_stage: int,
+    what: str,
 ) -> None:
     """The second of four, in step 3: as if the step had been one batch."""
-    whole = _broken_at(tiny[0], range(3, 4))
-    parts = _broken_at(tiny[0], range(10, 11))
-    one = _logged(whole, few, tmp_path / "a", zero_stage=zero_stage)
-    _same(one, _logged(parts, few, tmp_path / "b", zero_stage=zero_stage, micro_batch_tokens=128))
-    assert [path.name for path in (tmp_path / "b").glob("skipped-*")] == ["skipped-step-3-rank-0.safetensors"]
-    for name, weight in whole.state_dict().items():
-        torch.testing.assert_close(parts.state_dict()[name], weight, rtol=0, atol=1e-5, msg=name)
+    whole, log = without_third_step
+    parts = _broken_at(tiny[0], range(10, 11), what)
+    _same(log, _logged(parts, few, tmp_path, zero_stage=zero_stage, micro_batch_tokens=128))
+    assert sum(entry["skipped_steps"] for entry in log) == 1
+    assert [path.name for path in tmp_path.glob("skipped-*")] == ["skipped-step-3-rank-0.safetensors"]
+    with gathered(*parts.parameters()):
+        for (name, weight), other in zip(whole.named_parameters(), parts.parameters(), strict=True):
+            torch.testing.assert_close(other, weight, rtol=0, atol=1e-5, msg=name)
 
 
 @pytest.mark.parametrize("zero_stage", [0, 2])
@@ -256,12 +277,17 @@ def test_a_training_that_is_told_to_end_saves_first(
         torch.testing.assert_close(continued.state_dict()[name], weight, rtol=0, atol=1e-6, msg=name)
 
 
-def _broken_at(model: LlamaForCausalLM, steps: range) -> LlamaForCausalLM:
-    """The model as it is if the arithmetic of these steps (1 is the first) overflows."""
+def _broken_at(model: LlamaForCausalLM, steps: range, what: str = "loss") -> LlamaForCausalLM:
+    """The model if the arithmetic of these steps (1 is the first) overflows, or its gradient's alone."""
     broken, step = copy.deepcopy(model), itertools.count(1)
 
     def overflow(module: torch.nn.Module, given: object, made: torch.Tensor) -> torch.Tensor:
-        return made * torch.inf if next(step) in steps else made
+        if next(step) not in steps:
+            return made
+        if what == "loss":
+            return made * torch.inf
+        made.register_hook(lambda gradient: gradient * torch.inf)
+        return made
 
     broken.lm_head.register_forward_hook(overflow)
     return broken
@@ -290,7 +316,7 @@ def test_a_step_without_a_finite_loss_is_left_out(
 def test_a_training_without_hope_ends(
     tiny: tuple[LlamaForCausalLM, PreTrainedTokenizerFast], rows: PackedRows, tmp_path: Path
 ) -> None:
-    with pytest.raises(LossNotFinite, match=r"5 steps in a row, the last one 7, had no finite loss"):
+    with pytest.raises(LossNotFinite, match=r"5 steps in a row, the last one 7, had no finite loss or grad"):
         train(_broken_at(tiny[0], range(3, 100)), rows, CONFIG, tmp_path, lambda step, numbers: None)
     assert len(list(tmp_path.glob("skipped-step-*"))) == 5
 
