@@ -1,7 +1,8 @@
 """Where a training keeps its checkpoints: `$CSLM_HOME/checkpoints/STAGE-KEY`.
 
-KEY is a digest of the stage's deps in dvc.yaml (data and code) and of its parameters: a rerun of the same
-training continues it, in the same MLflow run; another training never sees it. The folder is kept when the
+KEY is a digest of the stage's deps in dvc.yaml (data and code) and of its parameters but for `ranks`, which
+learn the same however many they are: a rerun of the same training continues it, in the same MLflow run; another
+training never sees it. The folder is kept when the
 training ends, as its result may be lost until DVC has it; the pipeline removes it then. With CSLM_CHECKPOINTS
 it is in an object store too (components.checkpoint_store), from where another machine goes on.
 """
@@ -55,7 +56,8 @@ def _begun(folder: Path) -> bool:
 
 
 def _name(stage: Stage) -> str:
-    parameters = json.dumps([stage.parameters, stage.settings.seed], sort_keys=True)
+    learned_by = {name: value for name, value in stage.parameters.items() if name != "ranks"}
+    parameters = json.dumps([learned_by, stage.settings.seed], sort_keys=True)
     digest = hashlib.sha256(parameters.encode())
     for path in _files_of(stage):
         digest.update(path.as_posix().encode())

@@ -25,6 +25,7 @@ from cslm.packing import PackedRows
 from cslm.sequences import SequenceBuilder
 from cslm.training import TrainingConfig, train
 from cslm.training.attention import check_attention
+from cslm.training.checkpoints import OtherRanks
 from cslm.training.nodes import BadNodes, Nodes
 from cslm.training.preemption import Preempted
 from cslm.training.ranks import Job, RanksFailed, train_on_ranks
@@ -64,11 +65,12 @@ def explained() -> Iterator[None]:
     """Say it in one sentence if a training does not come to its end.
 
     Raises:
-        StageFailed: it was told to end, a rank has failed, memory is too small, or the loss is no number.
+        StageFailed: it was told to end, a rank has failed, memory is too small, the loss is no number, or the
+            checkpoint does not fit the ranks.
     """
     try:
         yield
-    except (LossNotFinite, OutOfMemory, Preempted, RanksFailed) as error:
+    except (LossNotFinite, OtherRanks, OutOfMemory, Preempted, RanksFailed) as error:
         raise StageFailed(str(error)) from error
 
 

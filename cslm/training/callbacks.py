@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from cslm.training.checkpoints import mark_whole
+
 
 class Rehearsal(TrainerCallback):
     """Calls `rehearse` when everything is ready for the first step, and the clocks do not run yet."""
@@ -101,5 +103,5 @@ class Checkpoints(TrainerCallback):
         assert args.output_dir is not None
         torch.distributed.barrier()
         if state.is_world_process_zero:
-            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / "whole").touch()
+            mark_whole(Path(args.output_dir) / f"checkpoint-{state.global_step}", args.world_size)
         self._since = time.monotonic()

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import shutil
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -18,11 +17,11 @@ from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel, TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
 
 from cslm.packing import PackedRows
 from cslm.training.attention import check_attention
 from cslm.training.callbacks import Checkpoints, Progress, Rehearsal
+from cslm.training.checkpoints import agreed
 from cslm.training.loss import PackedLoss
 from cslm.training.preemption import Preempted, asked_to_end
 from cslm.training.processor import kernels_for_processor
@@ -34,8 +33,6 @@ from cslm.training.zero import deepspeed_config, single_rank
 REHEARSED = {"cuda"}
 """Where the largest micro batch is tried before the first step. On a processor it would tell nothing: a program
 that takes too much memory is ended there without a word."""
-WHOLE = "whole"
-"""A file that marks a checkpoint as completely written."""
 
 
 @dataclass(frozen=True)
@@ -101,13 +98,15 @@ def train(
     """Train `model` in place.
 
     Args:
-        checkpoints: folder of this training's checkpoints; whole ones there are continued from.
+        checkpoints: folder of this training's checkpoints; whole ones there are continued from, whatever the
+            number of ranks that wrote them.
         on_log: called with (step, numbers) on rank 0.
         speech_tokens: tokens whose loss counts `config.speech_loss` times.
 
     Raises:
         OutOfMemory: a micro batch is too large for the memory of a GPU.
         LossNotFinite: `HOPELESS` steps in a row had no finite loss or gradient.
+        OtherRanks: the checkpoint was written by another number of ranks, and cannot be made to fit these.
         Preempted: SIGTERM came, and the checkpoint is written.
         ValueError: a step's rows cannot be shared among the ranks, or there is no such attention here.
     """
@@ -166,7 +165,10 @@ def train(
             ),
             muon=config.optimizer == "muon",
         )
-        trainer.train(resume_from_checkpoint=_agreed(checkpoints))
+        begun, universal = agreed(checkpoints)
+        if universal:
+            arguments.hf_deepspeed_config.config["checkpoint"] = {"load_universal": True}
+        trainer.train(resume_from_checkpoint=begun)
         if saving.preempted:
             raise Preempted(
                 f"it was told to end (SIGTERM), and did after step {trainer.state.global_step} of {steps}: the "
@@ -186,19 +188,3 @@ def shares_of_step(config: TrainingConfig, rows: PackedRows, ranks: int) -> Shar
         ValueError: they cannot.
     """
     return shares(config.batch_tokens, rows.manifest.length, ranks, config.micro_batch_tokens)
-
-
-def _agreed(checkpoints: Path) -> str | None:
-    """The checkpoint from which all ranks go on: rank 0 looks, and removes what is half written."""
-    found = [last_whole_checkpoint(checkpoints) if torch.distributed.get_rank() == 0 else None]
-    torch.distributed.broadcast_object_list(found)
-    return found[0]
-
-
-def last_whole_checkpoint(folder: Path) -> str | None:
-    """The newest checkpoint that was written to its end; half-written ones are removed."""
-    for path in folder.glob("checkpoint-*"):
-        if not (path / WHOLE).exists():
-            shutil.rmtree(path)
-    last: str | None = get_last_checkpoint(str(folder)) if folder.exists() else None  # type: ignore[no-untyped-call]
-    return last

@@ -15,7 +15,7 @@ import pytest
 from components import checkpoint_store
 from components.checkpoint_store import CheckpointStore
 from components.stage import StageFailed
-from cslm.training import trainer
+from cslm.training import checkpoints
 from tests.object_store import BUCKET, READER, STRANGER, WRITER, Keys, ObjectStore
 
 URI = f"s3://{BUCKET}/checkpoints"
@@ -84,7 +84,7 @@ def test_another_machine_goes_on_from_what_was_brought(tmp_path: Path) -> None:
     (folder / "state.partial").unlink()
     assert _content(there) == _content(folder)
     assert not CheckpointStore(URI, "pretrain-another").restore(tmp_path / "another")
-    assert checkpoint_store.WHOLE == trainer.WHOLE
+    assert checkpoint_store.WHOLE == checkpoints.WHOLE
 
 
 def test_the_newest_two_are_kept(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import mlflow
 import pytest
+import yaml
 
 from components.checkpoints import checkpoints_of
 from components.stage import Stage, StageFailed, flatten
@@ -117,6 +118,21 @@ def test_only_the_same_training_continues(project: Path) -> None:
     assert len(set(folders)) == len(set(runs)) == 1 + len(files), (
         "data, code and start each begin another training"
     )
+
+
+def test_other_ranks_continue_a_training_and_another_recipe_does_not(project: Path) -> None:
+    (project / "dvc.yaml").write_text(json.dumps({"stages": {"pretrain": {"deps": []}}}))
+    parameters = yaml.safe_load((project / "params.yaml").read_text("utf-8"))
+    folders, runs = [], []
+    for change in ({}, {"ranks": 2}, {"weight_decay": 0.5}):
+        parameters["pretrain"] |= change
+        (project / "params.yaml").write_text(yaml.safe_dump(parameters), "utf-8")
+        stage = Stage("pretrain")
+        with checkpoints_of(stage) as folder, stage:
+            folders.append(folder)
+            runs.append(stage.run_id)
+    assert folders[0] == folders[1] != folders[2]
+    assert runs[0] == runs[1] != runs[2]
 
 
 def test_a_server_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,10 +19,10 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from cslm.packing import PackedRows, pack
 from cslm.sequences import IGNORE, Sequence, SequenceBuilder
 from cslm.training import TrainingConfig, train
+from cslm.training.checkpoints import last_whole_checkpoint
 from cslm.training.preemption import Preempted
 from cslm.training.speed import flops_per_token
 from cslm.training.steps import LossNotFinite, OutOfMemory
-from cslm.training.trainer import last_whole_checkpoint
 from cslm.training.zero import gathered
 
 CONFIG = TrainingConfig(

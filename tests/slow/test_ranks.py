@@ -93,7 +93,7 @@ def test_two_ranks_learn_what_one_learns(alone: list[Losses], together: list[Los
     _same(alone, together)
 
 
-@pytest.mark.parametrize(("ranks", "zero_stage"), [(2, 0), (2, 1), (4, 2), (2, 3)])
+@pytest.mark.parametrize(("ranks", "zero_stage"), [(2, 0), (4, 0), (2, 1), (4, 1), (4, 2), (2, 3), (4, 3)])
 def test_so_it_is_whatever_they_share(
     job: Job, alone: list[Losses], tmp_path: Path, ranks: int, zero_stage: int
 ) -> None:
@@ -128,6 +128,28 @@ def test_a_killed_rank_costs_nothing_but_time(
     _, trained = train_on_ranks(2, again, lambda step, numbers: heard.append(step))
     assert heard[0] > 1, "it began anew"
     assert [entry["loss"] for entry in trained.log] == [entry["loss"] for entry in together[:-1]]
+
+
+@pytest.mark.parametrize(("zero_stage", "ranks"), [(0, (2, 4)), (1, (2, 1)), (2, (4, 2)), (3, (2, 4))])
+def test_another_number_of_ranks_goes_on_with_the_same_losses(
+    job: Job, alone: list[Losses], tmp_path: Path, zero_stage: int, ranks: tuple[int, int]
+) -> None:
+    config = dataclasses.replace(job.config, zero_stage=zero_stage)
+    mine = dataclasses.replace(
+        job, checkpoints=tmp_path / "checkpoints", result=tmp_path / "broken", config=config
+    )
+
+    def kill(step: int, numbers: Losses) -> None:
+        if step == STEPS // 2:
+            _ranks_at_work()[0].kill()
+
+    with pytest.raises(RanksFailed, match="was killed by signal 9"):
+        train_on_ranks(ranks[0], mine, kill)
+    heard: list[int] = []
+    again = dataclasses.replace(mine, result=tmp_path / "again")
+    model, trained = train_on_ranks(ranks[1], again, lambda step, numbers: heard.append(step))
+    assert heard[0] > 1, "it began anew"
+    _same(alone, [*trained.log, {"loss": _loss(model, PackedRows(job.rows))}])
 
 
 @pytest.mark.parametrize("who", ["a rank", "who started it"])

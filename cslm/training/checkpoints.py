@@ -1,0 +1,90 @@
+"""The checkpoint from which a training goes on, with as many ranks as before or with others.
+
+    checkpoint-120/whole                      written last: the number of ranks that wrote the others
+    checkpoint-120/global_step120/            DeepSpeed's: each rank's part of what ZeRO shares
+    checkpoint-120/global_step120_universal/  the same by weight, made for another number of ranks
+
+A step has the same rows and losses however many ranks share it, so it stays the same training.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from transformers.trainer_utils import get_last_checkpoint
+
+WHOLE = "whole"
+"""A file that marks a checkpoint as completely written."""
+UNIVERSAL = "latest_universal"
+"""A file that marks what was made for other ranks as completely written; DeepSpeed reads where it is."""
+
+
+class OtherRanks(RuntimeError):
+    """A checkpoint of another number of ranks could not be made one of these; the message says what to do."""
+
+
+def mark_whole(checkpoint: Path, ranks: int) -> None:
+    """Call when all of so many ranks have written it."""
+    partial = checkpoint / f"{WHOLE}.partial"
+    partial.write_text(f"{ranks}\n", "utf-8")
+    partial.rename(checkpoint / WHOLE)
+
+
+def last_whole_checkpoint(folder: Path) -> str | None:
+    """The newest checkpoint that was written to its end; half-written ones are removed."""
+    for path in folder.glob("checkpoint-*"):
+        if not (path / WHOLE).exists():
+            shutil.rmtree(path)
+    last: str | None = get_last_checkpoint(str(folder)) if folder.exists() else None  # type: ignore[no-untyped-call]
+    return last
+
+
+def agreed(folder: Path) -> tuple[str | None, bool]:
+    """The checkpoint from which all ranks go on, and whether they have to read it as a universal one.
+
+    Rank 0 looks, removes what is half written, and makes it fit this number of ranks; all ranks must call.
+
+    Raises:
+        OtherRanks: it cannot be made to fit.
+    """
+    found: list[tuple[str | None, bool]] = [(None, False)]
+    if torch.distributed.get_rank() == 0:
+        last = last_whole_checkpoint(folder)
+        found = [(last, last is not None and _made_to_fit(Path(last), torch.distributed.get_world_size()))]
+    torch.distributed.broadcast_object_list(found)
+    return found[0]
+
+
+def _made_to_fit(checkpoint: Path, ranks: int) -> bool:
+    """Make a universal checkpoint beside a DeepSpeed one if so many ranks need it."""
+    before = int((checkpoint / WHOLE).read_text("utf-8"))
+    tag = (checkpoint / "latest").read_text("utf-8").strip()
+    shared = list((checkpoint / tag).glob("*_optim_states.pt"))
+    if ranks == before or not shared:
+        return False
+    if not (checkpoint / UNIVERSAL).exists():
+        target = checkpoint / f"{tag}_universal"
+        shutil.rmtree(target, ignore_errors=True)
+        made = subprocess.run(
+            [
+                *(sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", "--inject_missing_state"),
+                *("--input_folder", str(checkpoint / tag), "--output_folder", str(target)),
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+        if made.returncode:
+            said = made.stderr.strip().rpartition("\n")[2]
+            raise OtherRanks(
+                f"{checkpoint} was written by {before} ranks, and DeepSpeed cannot make it fit {ranks}: "
+                f"give ranks: {before} to go on from it, or remove {checkpoint.parent} to begin anew. It said: "
+                + said
+            )
+    print(f"note: {ranks} ranks go on from {checkpoint}, which {before} have written", flush=True)
+    return True
