@@ -23,7 +23,7 @@ import typer
 
 from benchmarks.inputs import prepared
 from benchmarks.results import RESULTS, Measured, by_turns, record
-from components.tokenize.__main__ import UNITS
+from components.tokenize.shards import UNITS
 from cslm.audio import decode
 from cslm.shards import UTTERANCE, ShardWriter, read_rows
 from cslm.tokenizer import SpeechTokenizer

@@ -195,7 +195,7 @@ class CheckpointStore:
             return False
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
-        print(f"the training goes on from checkpoint {key} of s3://{self._bucket}", flush=True)
+        print(f"the work goes on from checkpoint {key} of s3://{self._bucket}", flush=True)
         return True
 
     def _download(self, digest: str, target: Path) -> None:

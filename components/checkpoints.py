@@ -1,9 +1,9 @@
-"""Where a training keeps its checkpoints: `$CSLM_HOME/checkpoints/STAGE-KEY`.
+"""Where a long stage keeps what it has done so far: `$CSLM_HOME/checkpoints/STAGE-KEY`.
 
-KEY is a digest of the stage's deps in dvc.yaml (data and code) and of its parameters but for `ranks`, which
-learn the same however many they are: a rerun of the same training continues it, in the same MLflow run; another
-training never sees it. The folder is kept when the
-training ends, as its result may be lost until DVC has it; the pipeline removes it then. With CSLM_CHECKPOINTS
+A training has its checkpoints there, tokenize the shards that are finished. KEY is a digest of the stage's
+deps (data and code) and params in dvc.yaml, but for `ranks`, which learn the same however many they are: a
+rerun of the same work continues it, in the same MLflow run; other work never sees it. The folder is kept when
+the stage ends, as its result may be lost until DVC has it; the pipeline removes it then. With CSLM_CHECKPOINTS
 it is in an object store too (components.checkpoint_store), from where another machine goes on.
 """
 
@@ -15,9 +15,10 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -27,12 +28,12 @@ from components.stage import Stage, StageFailed, home
 
 @contextmanager
 def checkpoints_of(stage: Stage) -> Iterator[Path]:
-    """Folder for the checkpoints of exactly this training; `stage` will continue the MLflow run kept there.
+    """Folder for the checkpoints of exactly this work; `stage` will continue the MLflow run kept there.
 
         with checkpoints_of(stage) as checkpoints, stage:
             ...
 
-    A block that ends well marks the training as done.
+    A block that ends well marks the work as done.
 
     Raises:
         SystemExit: no dvc.yaml here, or it has no such stage; the store of checkpoints does not do its work.
@@ -56,26 +57,37 @@ def _begun(folder: Path) -> bool:
 
 
 def _name(stage: Stage) -> str:
-    learned_by = {name: value for name, value in stage.parameters.items() if name != "ranks"}
-    parameters = json.dumps([learned_by, stage.settings.seed], sort_keys=True)
+    """Name of the folder: `pretrain-KEY`, or `tokenize-en-KEY` where a stage has items."""
+    try:
+        row = yaml.safe_load(Path("dvc.yaml").read_text("utf-8"))["stages"][stage.name.partition("/")[0]]
+        deps, params = row.get("do", row)["deps"], row.get("do", row)["params"]
+    except (OSError, KeyError) as error:
+        sys.exit(f"{stage.name}: dvc.yaml does not tell what it depends on ({error}); run it in a checkout")
+    values = stage.settings.model_dump(by_alias=True)
+    parameters = json.dumps([_without_ranks(_value(values, key)) for key in params], sort_keys=True)
     digest = hashlib.sha256(parameters.encode())
-    for path in _files_of(stage):
+    for path in _files(deps, values):
         digest.update(path.as_posix().encode())
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
-    return f"{stage.name}-{digest.hexdigest()[:16]}"
+    return f"{stage.name.replace('/', '-')}-{digest.hexdigest()[:16]}"
 
 
-def _files_of(stage: Stage) -> Iterator[Path]:
-    """All files that the stage depends on, by dvc.yaml."""
-    values = stage.settings.model_dump(by_alias=True)
-    try:
-        deps = yaml.safe_load(Path("dvc.yaml").read_text("utf-8"))["stages"][stage.name]["deps"]
-    except (OSError, KeyError) as error:
-        sys.exit(f"{stage.name}: dvc.yaml does not tell what it depends on ({error}); run it in a checkout")
+def _value(values: Mapping[str, Any], key: str) -> Any:
+    """`train_decoder.checkpoint` -> what params.yaml says there."""
+    return functools.reduce(lambda tree, name: tree[name], key.split("."), values)
+
+
+def _without_ranks(value: Any) -> Any:
+    """A section of params.yaml but for its number of ranks; any other value as it is."""
+    return {k: v for k, v in value.items() if k != "ranks"} if isinstance(value, Mapping) else value
+
+
+def _files(deps: Sequence[str], values: Mapping[str, Any]) -> Iterator[Path]:
+    """All files that are, or lie in, the deps of a stage."""
     for dep in deps:
         if key := re.fullmatch(r"\$\{(.+)\}", dep):  # a path in params.yaml, null where there is none
-            dep = functools.reduce(lambda tree, name: tree[name], key[1].split("."), values)
+            dep = _value(values, key[1])
         if dep is not None:
             path = Path(dep)
             found = sorted(path.rglob("*")) if path.is_dir() else [path]

@@ -147,6 +147,9 @@ class TrainTokenizer(Section):
 
 
 class Tokenize(Section):
+    engine: Literal["local", "ray"] = "local"
+    """What encodes the shards of a corpus: one process, or workers of Ray (a cluster's, if RAY_ADDRESS names
+    one). Units are the same, so it is no parameter of the stage in dvc.yaml."""
     batch_seconds: Positive = 120.0
     """Speech in one batch, padding included."""
     speeds: Annotated[list[Speed], AfterValidator(_different)] = []

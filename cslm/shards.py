@@ -111,8 +111,13 @@ def read_rows(
     wanted = set(splits) if splits is not None else None
     read = columns if columns is None or wanted is None else [*dict.fromkeys([*columns, "split"])]
     for path in paths:
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(ROWS_PER_GROUP, columns=read):
-                for row in batch.to_pylist():
-                    if wanted is None or row["split"] in wanted:
-                        yield row
+        for row in read_shard(path, read):
+            if wanted is None or row["split"] in wanted:
+                yield row
+
+
+def read_shard(path: Path, columns: list[str] | None = None) -> Iterator[dict[str, Any]]:
+    """Stream the rows of one shard; only the fields `columns`, or all."""
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(ROWS_PER_GROUP, columns=columns):
+            yield from batch.to_pylist()

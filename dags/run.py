@@ -91,7 +91,7 @@ def end_stage(facts: Facts, stage: graph.Stage, item: str | None, log: Log, doin
             tracking.log_stage(facts["mlflow_run"], file, state)
         notes = [line.removeprefix(events.NOTE) for line in lines if line.startswith(events.NOTE)]
         ended(state, "; ".join(notes))
-    for checkpoints in (places.home() / "checkpoints").glob(f"{stage.name}-*"):
+    for checkpoints in (places.home() / "checkpoints").glob(f"{work.address.replace('@', '-')}-*"):
         if (checkpoints / "finished").exists():  # and its result is in the cache now
             shutil.rmtree(checkpoints, ignore_errors=True)
     shutil.rmtree(work.workspace, ignore_errors=True)

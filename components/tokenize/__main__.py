@@ -2,82 +2,116 @@
 
 Run:  python -m components.tokenize --language en
 
-Reads `work/accepted` and `work/tokenizer`, writes `work/units/LANGUAGE`. Training speech is there once more at
-each of `tokenize.speeds`.
+Reads `work/accepted` and `work/tokenizer`, writes `work/units/LANGUAGE`: a shard of units for each shard with
+speech in this language. Training speech is there once more at each of `tokenize.speeds`. `tokenize.engine` says
+who encodes: this process, or workers of Ray. A stage that ended early goes on with the shards that are not
+finished, whichever engine began.
 """
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import typer
 
+from components.checkpoints import checkpoints_of
 from components.stage import Stage, StageFailed
-from cslm.shards import ShardWriter, read_rows
+from components.tokenize import shards
+from components.tokenize.on_ray import EngineFailed, encode_on_ray
+from components.tokenize.shards import Progress, Recipe, ShardFailed, encode_shard, has_language
 from cslm.tokenizer import open_tokenizer
-from cslm.tokenizer.corpus import tokenize
 
-UTTERANCES = Path("work/accepted/utterances")
-REPORT_EVERY = 500
-
-UNITS = pa.schema(
-    [
-        *((name, pa.string()) for name in ("id", "language", "split", "speaker", "text")),
-        ("speed", pa.float64()),
-        ("duration_s", pa.float64()),
-        ("units", pa.list_(pa.int32())),
-        ("durations", pa.list_(pa.int32())),
-    ]
-)
+UTTERANCES, TOKENIZER = Path("work/accepted/utterances"), Path("work/tokenizer")
 
 
 def main(language: Annotated[str, typer.Option(help="language whose utterances to encode")]) -> None:
     """Encode the speech of one language."""
-    with Stage(f"tokenize/{language}") as stage:
-        tokenizer = open_tokenizer(Path("work/tokenizer"))
-        rows = versions(language, stage.settings.tokenize.speeds)
-        seconds = frames = units = 0.0
-        used: set[int] = set()
-        started = time.monotonic()
-        with (
-            stage.output(f"work/units/{language}") as folder,
-            ShardWriter(folder, UNITS) as writer,
-        ):
-            for row in tokenize(tokenizer, rows, stage.settings.tokenize.batch_seconds):
-                writer.write({name: row[name] for name in UNITS.names})
-                seconds += row["duration_s"]
-                frames += sum(row["durations"])
-                units += len(row["units"])
-                used.update(row["units"])
-                if writer.rows % REPORT_EVERY == 0:
-                    print(f"progress: {writer.rows} utterances, {seconds / 3600:.2f} h", flush=True)
-            if not writer.rows:
-                raise StageFailed(
-                    f"no accepted utterance is in {language!r}; correct `languages` in params.yaml, or see "
-                    "report/validation for why all were refused"
-                )
-        stage.log_metrics(
-            {
-                "utterances": writer.rows,  # at every speed
-                "hours": seconds / 3600,
-                "units_per_second": units / seconds,
-                "frames_per_unit": frames / units,
-                "codes_used": len(used) / tokenizer.units,
-                "real_time_factor": (time.monotonic() - started) / seconds,
-            }
+    stage = Stage(f"tokenize/{language}")
+    with checkpoints_of(stage) as finished, stage:
+        settings = stage.settings.tokenize
+        recipe = Recipe(language, tuple(settings.speeds), settings.batch_seconds)
+        try:
+            speech = shards_of(language)
+            speed = encode(recipe, speech, finished, settings.engine)
+        except (ShardFailed, EngineFailed) as error:
+            raise StageFailed(str(error)) from error
+        with stage.output(f"work/units/{language}") as folder:
+            for shard in speech:
+                shutil.copyfile(finished / shard.name, folder / shard.name)
+        stage.log_metrics(measure(Path(f"work/units/{language}")) | speed)
+
+
+def shards_of(language: str) -> list[Path]:
+    """Shards of accepted speech that have utterances in a language.
+
+    Raises:
+        StageFailed: there are none.
+        ShardFailed: one cannot be read.
+    """
+    found = [shard for shard in sorted(UTTERANCES.glob("*.parquet")) if has_language(shard, language)]
+    if not found:
+        raise StageFailed(
+            f"no accepted utterance is in {language!r}; correct `languages` in params.yaml, or see "
+            "report/validation for why all were refused"
         )
+    return found
 
 
-def versions(language: str, speeds: Sequence[float]) -> Iterator[dict[str, Any]]:
-    """Utterances of a language; those of training also at other speeds."""
-    for row in read_rows(UTTERANCES):
-        if row["language"] == language:
-            for speed in [1.0, *(speeds if row["split"] == "train" else [])]:
-                yield {**row, "speed": speed, "duration_s": row["duration_s"] / speed}
+def encode(recipe: Recipe, speech: Sequence[Path], finished: Path, engine: str) -> dict[str, float]:
+    """Write the units of those shards that are not `finished` yet; the speed at which that was done.
+
+    Raises:
+        ShardFailed: a shard cannot be encoded.
+        EngineFailed: Ray does not do its work.
+    """
+    shards.clear(finished)
+    todo = [shard for shard in speech if not (finished / shard.name).exists()]
+    whole, utterances, seconds, started = len(speech) - len(todo), 0, 0.0, time.monotonic()
+    if whole:
+        print(f"{whole} of {len(speech)} shards are finished already", flush=True)
+    engines = {"local": encode_here, "ray": encode_on_ray}
+    for done in engines[engine](TOKENIZER, recipe, todo, finished) if todo else ():
+        whole, utterances, seconds = whole + done.shards, utterances + done.utterances, seconds + done.seconds
+        told = f"{whole}/{len(speech)} shards, {utterances} utterances, {seconds / 3600:.2f} h"
+        print(f"progress: {told}", flush=True)
+    return {"real_time_factor": (time.monotonic() - started) / seconds} if seconds else {}
+
+
+def encode_here(tokenizer: Path, recipe: Recipe, todo: Sequence[Path], folder: Path) -> Iterator[Progress]:
+    """Write the units of all shards to `folder`, one after the other, on all cores.
+
+    Raises:
+        ShardFailed: one cannot be encoded; those that are finished stay.
+    """
+    opened = open_tokenizer(tokenizer)
+    for shard in todo:
+        yield from encode_shard(opened, recipe, shard, folder)
+
+
+def measure(folder: Path) -> dict[str, Any]:
+    """What the units of a language come to, at every speed."""
+    utterances = units = frames = 0
+    seconds, used = 0.0, set[int]()
+    for shard in sorted(folder.glob("*.parquet")):
+        table = pq.read_table(shard, columns=["duration_s", "units", "durations"])
+        spoken = pc.list_flatten(table["units"])
+        utterances, units = utterances + len(table), units + len(spoken)
+        seconds += pc.sum(table["duration_s"]).as_py()
+        frames += pc.sum(pc.list_flatten(table["durations"])).as_py()
+        used.update(pc.unique(spoken).to_pylist())
+    return {
+        "utterances": utterances,
+        "hours": seconds / 3600,
+        "units_per_second": units / seconds,
+        "frames_per_unit": frames / units,
+        "codes_used": len(used) / open_tokenizer(TOKENIZER).units,
+    }
 
 
 if __name__ == "__main__":

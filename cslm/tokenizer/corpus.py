@@ -13,7 +13,7 @@ from typing import Any
 
 import jiwer
 
-from cslm.audio import Samples, change_speed, decode
+from cslm.audio import BadAudio, Samples, change_speed, decode
 from cslm.pronunciation import labels
 from cslm.tokenizer import Tokenizer
 from cslm.tokenizer.batches import by_length
@@ -29,6 +29,9 @@ def tokenize(
 
     A row may say at which `speed` to play its audio; its `duration_s` is that of the result. Batches are formed
     inside windows of `WINDOW` rows, each with at most `batch_seconds` of padded speech.
+
+    Raises:
+        BadAudio: an utterance cannot be decoded; the message has its id.
     """
     stream = iter(utterances)
     with ThreadPoolExecutor() as pool:
@@ -44,7 +47,10 @@ def tokenize(
 
 
 def _samples(row: Mapping[str, Any]) -> Samples:
-    return change_speed(decode(row["audio"]), row.get("speed", 1.0))
+    try:
+        return change_speed(decode(row["audio"]), row.get("speed", 1.0))
+    except BadAudio as error:
+        raise BadAudio(f"utterance {row['id']}: {error}") from error
 
 
 class LabelErrors:

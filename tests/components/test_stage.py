@@ -100,7 +100,9 @@ def test_a_training_outside_of_a_checkout_says_so(project: Path) -> None:
 
 def test_only_the_same_training_continues(project: Path) -> None:
     deps = ["work/train/pretrain", "components/pretrain", "cslm/packing.py", "${backbone.checkpoint}"]
-    (project / "dvc.yaml").write_text(json.dumps({"stages": {"pretrain": {"deps": deps}}}))
+    (project / "dvc.yaml").write_text(
+        json.dumps({"stages": {"pretrain": {"deps": deps, "params": ["pretrain", "seed"]}}})
+    )
     files = ["work/train/pretrain/rows.npy", "components/pretrain/__main__.py", "cslm/packing.py"]
     files.append("models/cslm/model.safetensors")
     for name in files:
@@ -121,7 +123,9 @@ def test_only_the_same_training_continues(project: Path) -> None:
 
 
 def test_other_ranks_continue_a_training_and_another_recipe_does_not(project: Path) -> None:
-    (project / "dvc.yaml").write_text(json.dumps({"stages": {"pretrain": {"deps": []}}}))
+    (project / "dvc.yaml").write_text(
+        json.dumps({"stages": {"pretrain": {"deps": [], "params": ["pretrain", "seed"]}}})
+    )
     parameters = yaml.safe_load((project / "params.yaml").read_text("utf-8"))
     folders, runs = [], []
     for change in ({}, {"ranks": 2}, {"weight_decay": 0.5}):
