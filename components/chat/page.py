@@ -60,6 +60,10 @@ class Visit:
         self.wishes += 1
         return self.wishes
 
+    def stop(self) -> None:
+        """The wish to hear no more."""
+        self.wish()
+
     def forget(self) -> int:
         """The wish to begin anew."""
         self.history, self.turns = History(), []
@@ -140,7 +144,7 @@ def build(assistant: Assistant, title: str) -> gr.Blocks:
             js="() => window.cslm.begin()",
             trigger_mode="multiple",
         )
-        stop.click(Visit.wish, visit, js="() => window.cslm.stop()")
+        stop.click(Visit.stop, visit, js="() => window.cslm.stop()")
         anew.click(Visit.forget, visit, forgotten, js="() => window.cslm.stop()")
     return page
 
