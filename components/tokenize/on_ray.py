@@ -28,8 +28,8 @@ from cslm.tokenizer import COSYVOICE, open_tokenizer
 ADDRESS = "RAY_ADDRESS"
 OBJECTS_B = 128 * 2**20
 """Memory that a Ray of our own shares among its processes: little, as a container may have little of it."""
-AGAIN = 2
-"""How often another worker begins a shard anew when one has died over it."""
+DEATHS = 3
+"""Of workers over one shard, after which it is given up; Ray Data would begin it anew for ever."""
 
 
 class EngineFailed(Exception):
@@ -43,7 +43,7 @@ def encode_on_ray(tokenizer: Path, recipe: Recipe, todo: Sequence[Path], folder:
         ShardFailed: one cannot be encoded; those that are finished stay.
         EngineFailed: no Ray, no cluster, or workers die.
     """
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    _set_environment()
     try:
         import ray.data
     except ImportError as error:
@@ -61,7 +61,6 @@ def encode_on_ray(tokenizer: Path, recipe: Recipe, todo: Sequence[Path], folder:
             fn_constructor_args=(tokenizer.absolute(), recipe, folder.absolute()),
             batch_size=1,
             compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=1),
-            max_task_retries=AGAIN,
             **share,
         )
         try:
@@ -69,11 +68,12 @@ def encode_on_ray(tokenizer: Path, recipe: Recipe, todo: Sequence[Path], folder:
                 if row["error"]:
                     raise ShardFailed(row["error"])
                 yield Progress(row["utterances"], row["seconds"], 1)
+        except ray.exceptions.UserCodeException:  # an error of ours, with its traceback
+            raise
         except ray.exceptions.RayError as error:
             raise EngineFailed(
-                f"workers of Ray ended over {', '.join(at_work(folder)) or 'no shard'} ({_line(error)}). Often "
-                "they have too little memory: lower tokenize.batch_seconds, or give them more. Shards that are "
-                "finished are kept when this is run again"
+                f"Ray has ended early: {_line(error)}. Shards that are finished are kept: run this again, or "
+                "take tokenize.engine=local"
             ) from error
 
 
@@ -95,6 +95,11 @@ class _Worker:
     def __call__(self, batch: dict[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
         [shard] = batch["item"]
         error, told = self._missing, list[Progress]()
+        if at_work(self._folder).count(Path(shard).stem) >= DEATHS:
+            error = (
+                f"{DEATHS} workers of Ray have died over {shard}, most likely for want of memory: lower "
+                "tokenize.batch_seconds or give them more, then run this again: finished shards are kept"
+            )
         if not error:
             try:
                 told = list(encode_shard(self._tokenizer, self._recipe, Path(shard), self._folder))
@@ -108,22 +113,33 @@ class _Worker:
         return {name: np.array([value]) for name, value in row.items()}
 
 
+def _set_environment() -> None:
+    """What Ray reads when it is imported: nobody is told, and a Ray of our own answers to its token alone."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ.setdefault("RAY_DATA_LOG_LEVEL", "ERROR")
+    if not os.environ.get(ADDRESS):
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+
+
 @contextmanager
 def _ray() -> Iterator[None]:
-    """The cluster of RAY_ADDRESS, or a Ray of our own that answers to this process alone."""
+    """The cluster of RAY_ADDRESS, or a Ray of our own on the cores of the stage."""
     import ray
 
-    logging.getLogger("ray").setLevel(logging.ERROR)
     address = os.environ.get(ADDRESS) or "local"
     options: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="cslm-ray-", ignore_cleanup_errors=True) as scratch:
         if address == "local":
-            os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
             options |= {"num_cpus": torch.get_num_threads(), "include_dashboard": False, "_temp_dir": scratch}
             options |= {"_node_ip_address": "127.0.0.1", "object_store_memory": OBJECTS_B}
         try:
-            ray.init(address, log_to_driver=False, **options)
+            ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **options)
         except (ConnectionError, RuntimeError, ValueError) as error:
+            if address == "local":
+                raise EngineFailed(
+                    f"Ray does not start here: {error}; tokenize.engine=local needs none"
+                ) from error
             raise EngineFailed(
                 f"Ray at {address!r} ({ADDRESS}) cannot be used: {_line(error)}. HOST:PORT of a cluster is "
                 "needed that this machine has joined (ray start), with the same versions of Ray and Python; "

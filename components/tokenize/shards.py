@@ -97,8 +97,8 @@ def versions(shard: Path, recipe: Recipe) -> Iterator[dict[str, Any]]:
 
 
 def at_work(folder: Path) -> list[str]:
-    """Shards of which somebody writes the units to `folder`, or was killed while he did."""
-    return sorted({path.name[1:].rpartition("-")[0] for path in folder.glob(PARTIAL)})
+    """Shards of which somebody writes the units to `folder`, once for each who does or was killed over it."""
+    return [path.name[1:].rpartition("-")[0] for path in folder.glob(PARTIAL)]
 
 
 def clear(folder: Path) -> None:

@@ -29,7 +29,7 @@ def test_first_run_runs_every_stage_and_second_is_cached(project: Path) -> None:
 
     home = project / "var"
     left = sorted(path.name for path in (home / "checkpoints").iterdir())
-    assert left == ["double-other"], "those of a training that has ended, and whose result is in the cache, go"
+    assert left == ["double-other", "ingest-other-done"], "what a stage or an item kept goes with its end alone"
     assert json.loads((home / "reference" / "validation.json").read_text()) == {"sample": {"number": 21}}
     told = [event.get("text") for event in toy.events(project, "first") if event["stage"] == "double"]
     assert told[-1] == "doubled one number"

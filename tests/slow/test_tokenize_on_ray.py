@@ -1,36 +1,48 @@
-"""Workers of a real Ray, of this process or of a cluster, write what one process writes."""
+"""Workers of a real Ray, of the stage's own or of a cluster, write what one process writes."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import re
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
-import torch
 
-from components.tokenize.__main__ import main
 from tests import three_shards
 
-pytest.importorskip("ray", reason="no ray in this environment: run `make setup`")
+if importlib.util.find_spec("ray") is None:
+    pytest.skip("no ray in this environment: run `make setup`", allow_module_level=True)
 
 THIRD = f"{three_shards.UTTERANCES}/shard-00002.parquet"
+ADDRESS = "127.0.0.1:6399"
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("CSLM_HOME", str(tmp_path / "home"))
-    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_PARENT_RUN_ID", "CSLM_CHECKPOINTS", "RAY_ADDRESS"):
-        monkeypatch.delenv(name, raising=False)
+def project(tmp_path: Path) -> Path:
     three_shards.make(tmp_path)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)  # the cores of the stage
-    yield tmp_path
-    torch.set_num_threads(threads)
+    return tmp_path
+
+
+def tokenize(project: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run the stage as the pipeline does, with two cores."""
+    unwanted = ("MLFLOW_", "CSLM_", "RAY_")
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(unwanted)}
+    paths = [str(three_shards.ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    environment |= {"CSLM_HOME": str(project / "home"), "OMP_NUM_THREADS": "2"}
+    return subprocess.run(
+        [sys.executable, "-m", "components.tokenize", "--language", "en"],
+        cwd=project,
+        env=environment | {"PYTHONPATH": os.pathsep.join(paths)} | variables,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def finished(project: Path) -> Path:
@@ -38,80 +50,73 @@ def finished(project: Path) -> Path:
     return folder
 
 
-def test_ray_goes_on_where_the_local_engine_was_and_writes_the_same(
-    project: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    main("en")
-    here = three_shards.files(Path("work/units/en"))
-    [kept, other] = [finished(project) / name for name in here]
-    other.unlink()
+def test_ray_goes_on_where_the_local_engine_was_and_writes_the_same(project: Path) -> None:
+    assert tokenize(project).returncode == 0
+    here = three_shards.files(project / "work/units/en")
+    [kept, lost] = [finished(project) / name for name in here]
+    lost.unlink()
     written = kept.stat().st_mtime_ns
     three_shards.set_tokenize(project, engine="ray")
-    capfd.readouterr()
-    main("en")
-    out = capfd.readouterr().out
-    assert three_shards.files(Path("work/units/en")) == here
+    result = tokenize(project)
+    assert result.returncode == 0, result.stderr
+    assert three_shards.files(project / "work/units/en") == here
     assert kept.stat().st_mtime_ns == written
-    assert "1 of 2 shards are finished already" in out
-    assert "progress: 2/2 shards, 5 utterances, 0.00 h" in out  # u6 once, u7 and u8 at two speeds
+    assert "1 of 2 shards are finished already" in result.stdout
+    assert "progress: 2/2 shards, 5 utterances" in result.stdout  # u6 once, u7 and u8 at two speeds
+    assert not re.search("usage stats|telemetry", result.stdout + result.stderr, re.IGNORECASE)
 
 
-def test_a_shard_that_fails_on_ray_is_named_and_the_rest_is_kept(
-    project: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_shard_that_fails_on_ray_is_named(project: Path) -> None:
     three_shards.set_tokenize(project, engine="ray")
     three_shards.damage(project / THIRD)
-    with pytest.raises(SystemExit, match=rf"^tokenize/en: .*{THIRD} .* utterance u7: .*FORCE=validate"):
-        main("en")
-    assert not Path("work/units/en").exists()
-    ours = {process.pid for process in psutil.Process().children(recursive=True)}
-    assert not [pid for pid in ours if "ray" in psutil.Process(pid).name()], "Ray ends with the stage"
+    result = tokenize(project)
+    assert result.returncode == 1
+    assert re.search(rf"^tokenize/en: .*{THIRD} .* utterance u7: .*FORCE=validate", result.stderr, re.MULTILINE)
+    assert "Traceback" not in result.stderr
+    assert not (project / "work/units/en").exists()
 
 
 @pytest.fixture
-def cluster(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Address of a cluster of one node, whose workers start elsewhere and know no code of ours."""
-    elsewhere = tmp_path_factory.mktemp("elsewhere")
-    scratch = Path("/tmp") / f"cslm-ray-test-{os.getpid()}"  # a socket's path must be short
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    monkeypatch.setenv("RAY_AUTH_MODE", "token")
-    monkeypatch.setenv("RAY_AUTH_TOKEN", "of-this-test")
-    ray = [sys.executable, "-m", "ray.scripts.scripts"]
+def cluster(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """Variables that name a cluster of one node, whose workers start elsewhere and know no code of ours."""
+    scratch = tempfile.mkdtemp(prefix="ray-")  # short, as it is in the names of sockets
+    start = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus=2"]
+    start += ["--node-ip-address=127.0.0.1", f"--port={ADDRESS.partition(':')[2]}", f"--temp-dir={scratch}"]
+    start += ["--object-store-memory=134217728", "--include-dashboard=false"]
+    variables = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 32, "RAY_USAGE_STATS_ENABLED": "0"}
     paths = [each for each in os.environ.get("PYTHONPATH", "").split(os.pathsep) if "site-packages" in each]
-    env = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
-    start = ["start", "--head", "--port=6399", "--node-ip-address=127.0.0.1", "--num-cpus=2"]
-    start += [
-        "--object-store-memory=134217728",
-        "--include-dashboard=false",
-        f"--temp-dir={scratch}",
-        "--block",
-    ]
-    with subprocess.Popen([*ray, *start], cwd=elsewhere, env=env, stdout=subprocess.PIPE, text=True) as head:
+    environment = os.environ | variables | {"PYTHONPATH": os.pathsep.join(paths)}
+    with subprocess.Popen(
+        start, cwd=scratch, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as head:
         assert head.stdout is not None
+        told = []
         for line in head.stdout:
+            told.append(line)
             if "Ray runtime started" in line:
                 break
-        yield "127.0.0.1:6399"
+        else:
+            pytest.fail("".join(told))
+        yield variables | {"RAY_ADDRESS": ADDRESS}
         head.terminate()
+    shutil.rmtree(scratch, ignore_errors=True)
 
 
-def test_workers_of_a_cluster_write_the_same(
-    project: Path, cluster: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    main("en")
-    here = three_shards.files(Path("work/units/en"))
+def test_workers_of_a_cluster_write_the_same(project: Path, cluster: dict[str, str]) -> None:
+    assert tokenize(project).returncode == 0
+    here = three_shards.files(project / "work/units/en")
     for name in here:
         (finished(project) / name).unlink()
     three_shards.set_tokenize(project, engine="ray")
-    monkeypatch.setenv("RAY_ADDRESS", cluster)
-    main("en")
-    assert three_shards.files(Path("work/units/en")) == here
+    result = tokenize(project, **cluster)
+    assert result.returncode == 0, result.stderr
+    assert three_shards.files(project / "work/units/en") == here
 
 
-def test_a_cluster_that_is_not_there_is_named(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cluster_that_is_not_there_is_named(project: Path) -> None:
     three_shards.set_tokenize(project, engine="ray")
-    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
-    with pytest.raises(
-        SystemExit, match=r"^tokenize/en: Ray at '127\.0\.0\.1:9' \(RAY_ADDRESS\) cannot be used"
-    ):
-        main("en")
+    result = tokenize(project, RAY_ADDRESS="127.0.0.1:9")
+    assert result.returncode == 1
+    assert re.search(
+        r"^tokenize/en: Ray at '127\.0\.0\.1:9' \(RAY_ADDRESS\) cannot be used", result.stderr, re.M
+    )
