@@ -151,11 +151,11 @@ def _ray() -> Iterator[None]:
             ray.shutdown()
 
 
-def _workers(on_gpus: bool, shards: int) -> tuple[int, dict[str, int]]:
+def _workers(on_gpus: bool, shards: int) -> tuple[int, dict[str, Any]]:
     """How many workers there is work and room for, and what each of them gets."""
     import ray
 
-    room = ray.cluster_resources()
+    room = ray.cluster_resources()  # type: ignore[no-untyped-call]
     kind = "GPU" if on_gpus and room.get("GPU", 0) >= 1 else "CPU"
     if room.get(kind, 0) < 1:
         raise EngineFailed("the Ray cluster has no core for this (see ray status): add nodes, run this again")
