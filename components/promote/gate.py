@@ -108,7 +108,7 @@ def _makes(items: Items, rate: float) -> bool:
 
 
 def _same(ours: Items, theirs: Items) -> bool:
-    return {name: whole for name, (_, whole) in ours.items()} == {n: whole for n, (_, whole) in theirs.items()}
+    return ours.keys() == theirs.keys() and all(ours[name][1] == theirs[name][1] for name in ours)
 
 
 def _paired(ours: Items, theirs: Items) -> Interval:
