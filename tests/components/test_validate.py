@@ -140,6 +140,18 @@ def test_a_good_corpus_is_accepted_whole_and_documented(check: Check, tmp_path: 
     assert not list((tmp_path / "home").rglob("*great*"))
 
 
+def test_old_corpora_stay_in_the_data_as_the_replay(check: Check) -> None:
+    check([utterance(n, source="old") for n in range(30)], [dialogue(1)], [translation(1)])
+    Path("work/corpora/mine").rename("work/corpora/old")
+    new = [utterance(n, source="new") for n in range(30, 34)]
+    check(new, [dialogue(2)], [translation(2)])
+    assert ids("work/accepted/utterances") == [f"u{n}" for n in (*range(30, 34), *range(30))]
+    assert ids("work/accepted/dialogues.parquet") == ["d2", "d1"]
+    assert ids("work/accepted/translations.parquet") == ["t2", "t1"]
+    counts = json.loads(Path("metrics/counts.json").read_text("utf-8"))
+    assert counts["speech"].keys() == {"old.en", "new.en"}
+
+
 def test_bad_rows_go_to_quarantine_with_a_reason(check: Check) -> None:
     good = [utterance(n) for n in range(20)]
     good.append(utterance(19, id="zh", text="你好", language="zh", seconds=0.9))

@@ -176,6 +176,7 @@ def test_new_data_starts_a_training_from_the_production_version(
     )
     conf = started[0]["conf"]
     assert conf["overrides"]["seed"] > 20260000, "another seed every night"
+    assert conf["overrides"].keys() == {"seed"}, "all corpora stay: the old ones are the replay"
     assert "data that version 1 has not seen: one another-" in conf["why"]
     assert running.ended(f"{runs}/{started[0]['dag_run_id']}", token) == "failed"
     log = f"{runs}/{started[0]['dag_run_id']}/taskInstances/prepare/logs/1"
