@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 import mlflow
 from pydantic import BaseModel
@@ -139,6 +139,8 @@ class Stage:
 
     def _fail(self, error: BaseException | None) -> None:
         """Close the MLflow run, and end the program with one line if there is one for this error."""
+        run = mlflow.active_run()
+        files = run.info.artifact_uri if run else ""
         # What has gone wrong may keep MLflow from noting it too.
         with suppress(mlflow.MlflowException, OSError):
             mlflow.end_run("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
@@ -146,6 +148,12 @@ class Stage:
             sys.exit(f"{self.name}: {error}")
         if _disk_full(error):
             sys.exit(f"{self.name}: the disk is full ({error}); free some space and run this again")
+        if _store_refused(error):
+            sys.exit(
+                f"{self.name}: the store of MLflow's files, {files} (CSLM_ARTIFACTS), does not do its work: "
+                f"{_first_line(error)}. Check AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and "
+                "the rights on the bucket, then run this again"
+            )
         if isinstance(error, mlflow.MlflowException):
             sys.exit(
                 f"{self.name}: the MLflow server at {tracking_uri()} no longer answers ({_first_line(error)}); "
@@ -190,6 +198,14 @@ def _exists(run_id: str) -> bool:
             raise
         return False
     return True
+
+
+def _store_refused(error: BaseException | None) -> TypeGuard[Exception]:
+    """Whether it is an object store's: MLflow passes on what boto3 raises."""
+    from boto3.exceptions import Boto3Error  # slow to import, and seldom needed
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    return isinstance(error, Boto3Error | BotoCoreError | ClientError)
 
 
 def _disk_full(error: BaseException | None) -> bool:

@@ -20,6 +20,7 @@ import torch
 import yaml
 from mlflow import MlflowClient
 from mlflow.pyfunc.model import PythonModelContext
+from mlflow.store.artifact import s3_artifact_repo
 
 from components.fetch.catalog import load_catalog
 from components.register.__main__ import main
@@ -33,7 +34,7 @@ from cslm.decoder.vocoder import SourceFilterVocoder
 from cslm.text_model import random_llama, train_text_tokenizer
 from cslm.tokenizer.speech_tokenizer import SpeechTokenizer, TokenizerConfig
 from cslm.vocabulary import extend
-from tests.object_store import BUCKET, WRITER, ObjectStore
+from tests.object_store import BUCKET, READER, STRANGER, WRITER, Keys, ObjectStore
 from tests.recordings import question
 
 EVALUATION = {
@@ -177,20 +178,50 @@ def test_a_version_says_where_it_came_from_and_how_good_it_is(monkeypatch: pytes
     assert "c0ffee" in version.description
 
 
-def test_a_version_can_live_on_an_object_store(
-    workspace: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with ObjectStore(tmp_path_factory.mktemp("store")) as store:
-        for name, value in store.environment(WRITER).items():
-            monkeypatch.setenv(name, value)
-        monkeypatch.setenv("CSLM_ARTIFACTS", f"s3://{BUCKET}/mlflow")
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
+    with ObjectStore(tmp_path_factory.mktemp("store")) as store, pytest.MonkeyPatch.context() as patch:
+        ask_as(WRITER, store, patch)
         boto3.client("s3").create_bucket(Bucket=BUCKET)
+        yield store
+
+
+def ask_as(keys: Keys, store: ObjectStore, patch: pytest.MonkeyPatch) -> None:
+    for name, value in {**store.environment(keys), "CSLM_ARTIFACTS": f"s3://{BUCKET}/mlflow"}.items():
+        patch.setenv(name, value)
+    boto3.setup_default_session()  # it and MLflow's client have the keys of before
+    s3_artifact_repo._cached_get_s3_client.cache_clear()
+
+
+def test_a_version_can_live_on_an_object_store(
+    workspace: Path, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask_as(WRITER, store, monkeypatch)
+    main()
+    keys = [o["Key"] for o in boto3.client("s3").list_objects_v2(Bucket=BUCKET)["Contents"]]
+    assert any(key.endswith("artifacts/model/model.safetensors") for key in keys)
+    assert not (workspace / "var" / "mlartifacts").exists()
+    model = mlflow.pyfunc.load_model("models:/cslm@candidate")
+    assert len(model.predict([{"text": "hello"}], {"max_new_tokens": 5})) == 1
+
+
+@pytest.mark.usefixtures("workspace")
+@pytest.mark.parametrize(("keys", "why"), [(STRANGER, "SignatureDoesNotMatch"), (READER, "AccessDenied")])
+def test_a_store_that_refuses_a_version_is_named_with_what_to_do(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch, keys: Keys, why: str
+) -> None:
+    ask_as(keys, store, monkeypatch)
+    with pytest.raises(SystemExit) as ended:
         main()
-        keys = [o["Key"] for o in boto3.client("s3").list_objects_v2(Bucket=BUCKET)["Contents"]]
-        assert any(key.endswith("artifacts/model/model.safetensors") for key in keys)
-        assert not (workspace / "var" / "mlartifacts").exists()
-        model = mlflow.pyfunc.load_model("models:/cslm@candidate")
-        assert len(model.predict([{"text": "hello"}], {"max_new_tokens": 5})) == 1
+    told = str(ended.value)
+    assert told.startswith(f"register: the store of MLflow's files, s3://{BUCKET}/mlflow/")
+    for part in ("CSLM_ARTIFACTS", why, "AWS_SECRET_ACCESS_KEY and the rights on the bucket", "run this again"):
+        assert part in told
+    assert keys.secret not in told
+    assert MlflowClient().search_model_versions("name = 'cslm'") == [], "nothing half registered"
+    ask_as(WRITER, store, monkeypatch)
+    main()
+    assert candidate() == 1
 
 
 @pytest.mark.usefixtures("workspace")
