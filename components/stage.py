@@ -30,6 +30,8 @@ from pydantic import BaseModel
 from components.settings import BadSettings, Settings, load_settings
 
 EXPERIMENT = os.environ.get("MLFLOW_EXPERIMENT_NAME") or "cslm"
+SAMPLE_S = "2"
+"""How often the use of the machine is noted, where nobody has said it. Long trainings keep MLflow's 10 s."""
 TAGS = {"CSLM_GIT_COMMIT": "git_commit", "CSLM_RUN_ID": "pipeline_run"}
 
 log = logging.getLogger("cslm")
@@ -105,6 +107,8 @@ class Stage:
         parent = os.environ.get("MLFLOW_PARENT_RUN_ID")
         tags = {tag: os.environ[name] for name, tag in TAGS.items() if name in os.environ}
         tags |= {"stage": self.name, "profile": self.settings.profile}
+        if self.run_id_file is None:
+            os.environ.setdefault("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", SAMPLE_S)
         if self.run_id_file is not None and self.run_id_file.exists():
             known = self.run_id_file.read_text("utf-8")
             if _exists(known):  # else the training began with another MLflow

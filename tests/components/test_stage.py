@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import mlflow
@@ -53,6 +54,18 @@ def test_metrics_and_parameters_are_in_the_file_and_in_mlflow(project: Path) -> 
     assert run.data.metrics == {"asr.en": 0.25, "loss": 2.0}
     assert run.data.params == {"words_per_chunk": "7"}
     assert run.info.status == "FINISHED"
+
+
+def test_the_use_of_the_machine_is_in_mlflow_for_short_stages_too(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "true")  # as dags/places.py has it
+    with Stage("align") as stage:
+        name = stage.run_id
+        deadline = time.monotonic() + 9  # MLflow's own first sample comes after 10
+        while "system/cpu_utilization_percentage" not in mlflow.get_run(name).data.metrics:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
 
 
 def test_a_failure_is_told_in_one_line_and_recorded() -> None:

@@ -51,6 +51,14 @@ def test_it_registers_a_loadable_candidate_with_its_origin(clone: Path, first: t
     assert len(samples) > rate / 2, "the answer is there in sound"
 
 
+def test_the_use_of_the_machine_is_on_the_page_of_a_stage(clone: Path, first: tuple[str, float]) -> None:
+    client = mlflow.MlflowClient(f"sqlite:///{clone}/var/mlflow.db")
+    experiment = client.get_experiment_by_name("cslm")
+    assert experiment is not None
+    [measured] = client.search_runs([experiment.experiment_id], "tags.stage = 'evaluate'")
+    assert measured.data.metrics["system/cpu_utilization_percentage"] > 0
+
+
 def test_served_it_answers_curl_with_text_and_sound(clone: Path, first: tuple[str, float]) -> None:
     rows = read_rows(ROOT / "data/sample/speech", ["id", "audio", "language"], ["test"])
     question = next(
