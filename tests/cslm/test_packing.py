@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 
@@ -111,3 +112,21 @@ def test_long_sequences_wait_for_short_ones_that_fill_the_gaps(
     assert manifest.utilization > 0.98
     found = Counter(int(token) for row in PackedRows(tmp_path) for token in row["input_ids"])
     assert (found[9], found[8]) == (170 * 23, 170 * 9), "none is lost on the way"
+
+
+def test_ten_times_as_much_is_packed_in_the_same_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cslm.packing.WINDOW", 100)
+    monkeypatch.setattr("cslm.packing.ROWS_PER_SHARD", 8)
+    peaks = []
+    for count in (500, 5000):
+        sizes = (2 + n * 7 % LENGTH for n in range(count))  # up to one that is too long
+        tracemalloc.start()
+        pack(
+            (Sequence([9] * n, [9] * n, "asr", "en") for n in sizes), tmp_path / str(count), LENGTH, PAD, seed=1
+        )
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert len(PackedRows(tmp_path / "5000")) > 9 * len(PackedRows(tmp_path / "500")) > 0
+    assert peaks[1] < 1.2 * peaks[0]
