@@ -52,7 +52,7 @@ def encode_on_ray(tokenizer: Path, recipe: Recipe, todo: Sequence[Path], folder:
             "installs what requirements/components.txt has, ray among it; tokenize.engine=local needs none"
         ) from error
     with _ray():
-        workers, share = _workers((tokenizer / COSYVOICE).exists(), len(todo))
+        workers, gpus = _workers((tokenizer / COSYVOICE).exists(), len(todo))
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = context.print_on_execution_start = False
         names = [str(shard.absolute()) for shard in todo]
@@ -61,7 +61,8 @@ def encode_on_ray(tokenizer: Path, recipe: Recipe, todo: Sequence[Path], folder:
             fn_constructor_args=(tokenizer.absolute(), recipe, folder.absolute()),
             batch_size=1,
             compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=1),
-            **share,
+            num_cpus=1,
+            num_gpus=gpus,
         )
         try:
             for row in done.iter_rows():
@@ -151,15 +152,15 @@ def _ray() -> Iterator[None]:
             ray.shutdown()
 
 
-def _workers(on_gpus: bool, shards: int) -> tuple[int, dict[str, Any]]:
-    """How many workers there is work and room for, and what each of them gets."""
+def _workers(on_gpus: bool, shards: int) -> tuple[int, int | None]:
+    """How many workers there is work and room for, and the GPUs that each of them gets."""
     import ray
 
-    room = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    room: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     kind = "GPU" if on_gpus and room.get("GPU", 0) >= 1 else "CPU"
     if room.get(kind, 0) < 1:
         raise EngineFailed("the Ray cluster has no core for this (see ray status): add nodes, run this again")
-    return min(shards, int(room[kind])), {"num_cpus": 1} | ({"num_gpus": 1} if kind == "GPU" else {})
+    return min(shards, int(room[kind])), 1 if kind == "GPU" else None
 
 
 def _line(error: BaseException) -> str:
