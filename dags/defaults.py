@@ -1,4 +1,5 @@
-"""What the tasks of all DAGs have in common: an owner, patience with machines, and who is told of a failure.
+"""What the tasks of all DAGs have in common: an owner, patience with machines, the object store's keys, and who
+is told of a failure.
 
 A failure that is explained (a bad parameter, a stage that ended with an error, a refused promotion) is final.
 What is tried again is a task whose process or machine went away; trainings go on from their last checkpoint.
@@ -14,6 +15,8 @@ import urllib.request
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
+
+from dags import store_connection
 
 log = logging.getLogger("airflow.task")
 WEBHOOK = "CSLM_FAILURE_WEBHOOK"
@@ -54,5 +57,6 @@ def arguments(owner: str) -> dict[str, Any]:
         "retry_exponential_backoff": True,
         "max_retry_delay": timedelta(minutes=15),
         "execution_timeout": LONGEST,
+        "pre_execute": store_connection.take_over,
         "on_failure_callback": tell,
     }

@@ -63,6 +63,7 @@ bind_ip = {{listens}}
 bind_port = {{port}}
 workers = 0
 swift_dir = {{folder}}
+{{tls}}
 [pipeline:main]
 pipeline = {FILTERS} proxy-server
 [app:proxy-server]
@@ -98,9 +99,10 @@ allow_versioned_writes = true
 class ObjectStore:
     """The server and its data in a folder; a bucket named `cslm` is there from the start."""
 
-    def __init__(self, folder: Path, port: int | None = None) -> None:
-        """At a free port of 127.0.0.1, or at `port` of every address."""
+    def __init__(self, folder: Path, port: int | None = None, tls: bool = False) -> None:
+        """At a free port of 127.0.0.1, or at `port` of every address; with `tls`, by https alone."""
         self._folder = folder
+        self.authority = _make_authority(folder) if tls else None
         self._ports = dict(zip(("proxy", *SERVERS), _free_ports(4), strict=True))
         self._listens = "127.0.0.1"
         if port is not None:
@@ -111,7 +113,7 @@ class ObjectStore:
     @property
     def url(self) -> str:
         """Address of the server."""
-        return f"http://127.0.0.1:{self._ports['proxy']}"
+        return f"{'https' if self.authority else 'http'}://127.0.0.1:{self._ports['proxy']}"
 
     def environment(self, keys: Keys) -> dict[str, str]:
         """What tells an S3 client where the server is and who asks."""
@@ -180,7 +182,23 @@ class ObjectStore:
 
     def _configure_proxy(self, right: str) -> None:
         where = {"listens": self._listens, "port": self._ports["proxy"], "folder": self._folder}
-        (self._folder / "proxy-server.conf").write_text(PROXY.format(right=right, **where))
+        tls = f"cert_file = {self.authority}\nkey_file = {_key_of(self.authority)}" if self.authority else ""
+        (self._folder / "proxy-server.conf").write_text(PROXY.format(right=right, tls=tls, **where))
+
+
+def _make_authority(folder: Path) -> Path:
+    """A certificate of the server that nobody knows but who is given this file; its key lies beside it."""
+    certificate = folder / "authority.pem"
+    command = (
+        f"openssl req -x509 -newkey rsa:2048 -nodes -days 2 -out {certificate} -keyout {_key_of(certificate)}"
+    )
+    name = ["-subj", "/CN=store", "-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run([*command.split(), *name], check=True, capture_output=True)
+    return certificate
+
+
+def _key_of(certificate: Path) -> Path:
+    return certificate.with_suffix(".key")
 
 
 def install() -> None:

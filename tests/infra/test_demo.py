@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import io
 import json
 import signal
@@ -13,12 +14,14 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import boto3
 import pytest
 
 from infra import demo
 from infra.metrics_table import table
 from tests import webhook
 from tests.dags import toy
+from tests.object_store import BUCKET, WRITER, ObjectStore
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +63,32 @@ def test_failing_stage_is_named_with_cause_and_log_and_the_rerun_goes_on(project
     assert result.returncode == 0, result.stdout + result.stderr
     assert toy.calls(project) == ["final"]
     assert sum(line.endswith(" cached") for line in result.stdout.splitlines()) == 2
+
+
+def test_the_object_store_is_that_of_airflows_connection(project: Path, tmp_path: Path) -> None:
+    """Who asks, where, and by which CA: the environment says other things, and the server speaks TLS alone."""
+    with ObjectStore(tmp_path, tls=True) as store:
+        extra = {"endpoint_url": store.url, "region_name": "us-east-1", "verify": str(store.authority)}
+        s3 = boto3.client(
+            "s3",
+            endpoint_url=store.url,
+            aws_access_key_id=WRITER.access,
+            aws_secret_access_key=WRITER.secret,
+            region_name="us-east-1",
+            verify=str(store.authority),
+        )
+        s3.create_bucket(Bucket=BUCKET)
+        connection = {"conn_type": "aws", "login": WRITER.access, "password": WRITER.secret, "extra": extra}
+        wrong = dict.fromkeys(("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"), "environment")
+        told = {"CSLM_DVC_REMOTE": f"s3://{BUCKET}/dvc", "SET": "final.plus=40"}
+        result = toy.demo(project, RUN="mine", AIRFLOW_CONN_CSLM_S3=json.dumps(connection), **told, **wrong)
+        assert result.returncode == 0, result.stdout + result.stderr
+        digest = hashlib.md5(b"82").hexdigest()  # two times 21, and 40
+        keys = [each["Key"] for each in s3.list_objects_v2(Bucket=BUCKET)["Contents"]]
+        assert any(key.replace("/", "").endswith(digest) for key in keys)
+    left = [path for path in (project / "var").rglob("*") if path.is_file() and not path.is_symlink()]
+    assert [path for path in left if WRITER.secret.encode() in path.read_bytes()] == []
+    toy.calls(project)
 
 
 def test_bad_parameter_fails_before_any_stage(project: Path) -> None:
