@@ -129,6 +129,22 @@ def test_old_commit_can_be_run_again(project: Path) -> None:
     assert toy.calls(project) == []
 
 
+def test_two_runs_at_once_do_not_mix_their_files(project: Path) -> None:
+    """Airflow starts one after the other; two machines, or two Airflows, may share a CSLM_HOME all the same."""
+    factors = {"left": 7, "right": 9}
+    running = {
+        name: toy.pipeline(project, name, overrides={"double.factor": factor})
+        for name, factor in factors.items()
+    }
+    for name, factor in factors.items():
+        states = toy.states(running[name])
+        assert (states["double"], states["final"]) == ("ran", "ran")
+        metrics = json.loads((project / "var" / "runs" / name / "metrics" / "evaluation.json").read_text())
+        assert metrics["asr"]["en"]["wer"] == (21 * factor + 1) / 1000
+        assert f"factor: {factor}" in toy.run(project, "git", "show", f"runs/{name}:params.yaml")
+    toy.calls(project)
+
+
 def test_a_run_that_has_ended_can_be_cleared_and_run_again(project: Path) -> None:
     first = toy.states(toy.pipeline(project, "cleared", overrides={"final.plus": 3}))
     again = toy.states(toy.pipeline(project, "cleared", overrides={"final.plus": 3}))
