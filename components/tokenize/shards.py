@@ -112,7 +112,8 @@ def _named(shard: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, ValueError) as error:  # pyarrow's and soundfile's are among them
+        cause = str(error).rstrip(".")
         raise ShardFailed(
-            f"{shard} cannot be encoded: {error}. If it is damaged, have stage validate make it again "
+            f"{shard} cannot be encoded: {cause}. If it is damaged, have stage validate make it again "
             "(FORCE=validate), then run this again: shards that are finished are kept"
         ) from error
