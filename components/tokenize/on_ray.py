@@ -26,6 +26,7 @@ from components.tokenize.shards import Progress, Recipe, ShardFailed, at_work, e
 from cslm.tokenizer import COSYVOICE, open_tokenizer
 
 ADDRESS = "RAY_ADDRESS"
+CODE = Path(__file__).absolute().parents[2]
 OBJECTS_B = 128 * 2**20
 """Memory that a Ray of our own shares among its processes: little, as a container may have little of it."""
 DEATHS = 3
@@ -134,6 +135,9 @@ def _ray() -> Iterator[None]:
         if address == "local":
             options |= {"num_cpus": torch.get_num_threads(), "include_dashboard": False, "_temp_dir": scratch}
             options |= {"_node_ip_address": "127.0.0.1", "object_store_memory": OBJECTS_B}
+        else:  # workers that have been started elsewhere run this run's code
+            code = os.pathsep.join([str(CODE), *filter(None, [os.environ.get("PYTHONPATH")])])
+            options |= {"runtime_env": {"env_vars": {"PYTHONPATH": code}}}
         try:
             ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **options)
         except Exception as error:  # which is what Ray raises when it does not start in time
