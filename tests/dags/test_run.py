@@ -131,7 +131,7 @@ def test_old_commit_can_be_run_again(project: Path) -> None:
 
 def test_two_runs_at_once_do_not_mix_their_files(project: Path) -> None:
     """Airflow starts one after the other; two machines, or two Airflows, may share a CSLM_HOME all the same."""
-    factors = {"left": 7, "right": 9}
+    factors = {"left": 8, "right": 9}
     running = {
         name: toy.pipeline(project, name, overrides={"double.factor": factor})
         for name, factor in factors.items()
