@@ -82,7 +82,7 @@ bench: setup  ## Speed against baselines, into benchmarks/results.json and speed
 test: setup  ## The test suite, but for what needs containers or an object store for the whole graph
 	@$(MAKE) --no-print-directory test-orchestrator test-components
 
-test-slow: setup  ## The whole graph in containers, in pods, and with everything in an object store
+test-slow: setup  ## The whole graph in containers, in pods, in an object store; the pages in a browser; many ranks
 	@$(COMPONENTS) $(PYTEST) tests/slow
 
 test-orchestrator:  ## Tests of dags/ and infra/

@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 
-from components.tokenize.__main__ import UNITS
+from components.tokenize.shards import UNITS
 from components.train_decoder.__main__ import main
 from cslm.audio import encode_flac
 from cslm.decoder import SpeechDecoder
