@@ -79,7 +79,7 @@ bench: setup  ## Speed against baselines, into benchmarks/results.json and speed
 	@$(COMPONENTS) -m benchmarks.corpus
 	@$(ORCHESTRATOR) -m benchmarks.orchestration
 
-test: setup  ## The test suite, but for what needs containers or an object store for the whole graph
+test: setup  ## The test suite, but for what takes long or needs the machine to itself
 	@$(MAKE) --no-print-directory test-orchestrator test-components
 
 test-slow: setup  ## The whole graph in containers, in pods, in an object store; the pages in a browser; many ranks
