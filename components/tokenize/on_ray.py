@@ -12,6 +12,7 @@ import logging
 import os
 import platform
 import secrets
+import socket
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -29,6 +30,8 @@ ADDRESS = "RAY_ADDRESS"
 CODE = Path(__file__).absolute().parents[2]
 OBJECTS_B = 128 * 2**20
 """Memory that a Ray of our own shares among its processes: little, as a container may have little of it."""
+KNOCK_S = 10
+"""How long a cluster may take to answer."""
 DEATHS = 3
 """Of workers over one shard, after which it is given up; Ray Data would begin it anew for ever."""
 
@@ -139,6 +142,8 @@ def _ray() -> Iterator[None]:
             code = os.pathsep.join([str(CODE), *filter(None, [os.environ.get("PYTHONPATH")])])
             options |= {"runtime_env": {"env_vars": {"PYTHONPATH": code}}}
         try:
+            if address != "local":
+                _knock(address)  # Ray itself tries for minutes
             ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **options)
         except Exception as error:  # which is what Ray raises when it does not start in time
             if address == "local":
@@ -154,6 +159,17 @@ def _ray() -> Iterator[None]:
             yield
         finally:
             ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Whether anybody listens at HOST:PORT.
+
+    Raises:
+        OSError, ValueError: nobody does, or it is no such address.
+    """
+    host, _, port = address.rpartition(":")
+    with socket.create_connection((host, int(port)), KNOCK_S):
+        pass
 
 
 def _workers(on_gpus: bool, shards: int) -> tuple[int, int | None]:

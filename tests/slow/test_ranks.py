@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -130,7 +131,7 @@ def test_a_killed_rank_costs_nothing_but_time(
     assert [entry["loss"] for entry in trained.log] == [entry["loss"] for entry in together[:-1]]
 
 
-@pytest.mark.parametrize(("zero_stage", "ranks"), [(0, (2, 4)), (1, (2, 1)), (2, (4, 2)), (3, (2, 4))])
+@pytest.mark.parametrize(("zero_stage", "ranks"), [(0, (2, 4)), (1, (2, 1)), (2, (4, 2))])
 def test_another_number_of_ranks_goes_on_with_the_same_losses(
     job: Job, alone: list[Losses], tmp_path: Path, zero_stage: int, ranks: tuple[int, int]
 ) -> None:
@@ -150,6 +151,20 @@ def test_another_number_of_ranks_goes_on_with_the_same_losses(
     model, trained = train_on_ranks(ranks[1], again, lambda step, numbers: heard.append(step))
     assert heard[0] > 1, "it began anew"
     _same(alone, [*trained.log, {"loss": _loss(model, PackedRows(job.rows))}])
+
+
+def test_ranks_that_shared_the_weights_are_not_replaced_by_others(
+    job: Job, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    config = dataclasses.replace(job.config, zero_stage=3)
+    mine = dataclasses.replace(
+        job, checkpoints=tmp_path / "checkpoints", result=tmp_path / "two", config=config
+    )
+    train_on_ranks(2, mine, lambda step, numbers: None)
+    with pytest.raises(RanksFailed, match="rank 0 of 4 has ended with an error"):
+        train_on_ranks(4, dataclasses.replace(mine, result=tmp_path / "four"), lambda step, numbers: None)
+    told = r"written by 2 ranks that shared the weights too .* 4 do not go on .* give ranks: 2 .* to begin anew"
+    assert re.search(told, "".join(capfd.readouterr()))
 
 
 @pytest.mark.parametrize("who", ["a rank", "who started it"])
