@@ -21,7 +21,7 @@ UNIT_BYTES = 25 * 3600 * 8.0
 """An hour of units and durations."""
 ROW_BYTES = 5 * 4.0
 """A token of packed rows: `cslm.packing.PLANES`, 32 bits each."""
-CHECKPOINTS = 3
+CHECKPOINTS = 4
 ASSUMPTIONS = (
     f"tokenisation: {TOKENIZED:.0f} hours of speech in an hour. That is this repository's tokenizer on two "
     "cores (README's run); no GPU was measured, so each is taken to be no faster",
@@ -29,7 +29,7 @@ ASSUMPTIONS = (
     "documents as long as a row (PaLM, arXiv 2204.02311, appendix B); a third more with gradient checkpointing",
     "communication between GPUs, evaluation, restarts and the speech decoder take no time here",
     f"storage: FLAC at {FLAC_BYTES / 1e6:.0f} MB an hour (LibriSpeech), once as ingested and once as accepted; "
-    "25 units a second; packed rows of 20 bytes a token; two checkpoints are kept while a third is written; "
+    "25 units a second; packed rows of 20 bytes a token; three checkpoints are kept while a fourth is written; "
     "models of 32 bits from backbone, pretrain and finetune",
 )
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from cslm.training.checkpoints import mark_whole
+from cslm.training.checkpoints import checkpoint_at, mark_whole
 
 
 class Rehearsal(TrainerCallback):
@@ -70,6 +70,9 @@ class Progress(TrainerCallback):
 class Checkpoints(TrainerCallback):
     """Saves every so many minutes and when the training must end, and marks a checkpoint once it is whole.
 
+    The newest two are kept, and the best: the one before which, since the checkpoint before it, the loss was
+    least. `best_global_step` in their trainer_state.json is its step.
+
     Args:
         ending: whether the training must end (`cslm.training.preemption`).
     """
@@ -80,12 +83,15 @@ class Checkpoints(TrainerCallback):
         self.healthy = True
         """Whether the last step had a finite loss: only then is the model worth keeping."""
         self._since = time.monotonic()
+        self._losses: list[tuple[int, float]] = []
+        """Step, and mean loss since the entry before, of what was logged since the last checkpoint."""
+        self._begun = 0
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """Start the clock."""
-        self._since = time.monotonic()
+        self._since, self._begun = time.monotonic(), state.global_step
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -98,10 +104,32 @@ class Checkpoints(TrainerCallback):
             control.should_log = control.should_save = self.healthy  # what was not logged is in no checkpoint
             self.preempted = control.should_training_stop = bool(asked[1])
 
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        """Is the checkpoint that follows the best one? The Trainer keeps that, whatever its age."""
+        if logs and "loss" in logs:
+            self._losses.append((state.global_step, logs["loss"]))
+        if not (control.should_save and self._losses):
+            return
+        steps = [b - a for a, b in itertools.pairwise([self._begun, *(step for step, _ in self._losses)])]
+        loss = sum(n * loss for n, (_, loss) in zip(steps, self._losses, strict=True)) / sum(steps)
+        self._losses, self._begun = [], state.global_step
+        if state.best_metric is None or loss < state.best_metric:
+            state.best_metric, state.best_global_step = loss, state.global_step
+        assert args.output_dir is not None
+        assert state.best_global_step is not None
+        state.best_model_checkpoint = str(checkpoint_at(args.output_dir, state.best_global_step))
+
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Mark the checkpoint that all ranks have just written."""
         assert args.output_dir is not None
         torch.distributed.barrier()
         if state.is_world_process_zero:
-            mark_whole(Path(args.output_dir) / f"checkpoint-{state.global_step}", args.world_size)
+            mark_whole(checkpoint_at(args.output_dir, state.global_step), args.world_size)
         self._since = time.monotonic()

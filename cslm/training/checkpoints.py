@@ -31,6 +31,11 @@ class OtherRanks(RuntimeError):
     """A checkpoint of another number of ranks could not be made one of these; the message says what to do."""
 
 
+def checkpoint_at(folder: str | Path, step: int) -> Path:
+    """The one that is written after so many steps."""
+    return Path(folder) / f"checkpoint-{step}"
+
+
 def mark_whole(checkpoint: Path, ranks: int) -> None:
     """Call when all of so many ranks have written it."""
     partial = checkpoint / f"{WHOLE}.partial"

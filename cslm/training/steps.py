@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.utils.data import RandomSampler
+from torch.utils.data import DataLoader
 from transformers import Trainer
 
 from cslm.optimizer import MuonAdamW
@@ -20,6 +20,7 @@ from cslm.packing import PackedRows
 from cslm.training.callbacks import Checkpoints
 from cslm.training.gradients import norm_of_gradients
 from cslm.training.loss import PackedLoss
+from cslm.training.order import RowOrder
 from cslm.training.zero import forget_gradients
 
 HOPELESS = 5
@@ -57,11 +58,24 @@ class PackedTrainer(Trainer):
         self.optimizer = MuonAdamW(network, self.args.learning_rate, self.args.weight_decay)
         return self.optimizer
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> RandomSampler:
-        """All rows in random order, but for those that are left over when an epoch's whole steps are full."""
-        rows: Any = train_dataset if train_dataset is not None else self.train_dataset
-        step = self.get_total_train_batch_size(self.args)
-        return RandomSampler(rows, num_samples=len(rows) // step * step or None)
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Micro batches of this rank, from the step on that is next."""
+        rows: Any = self.train_dataset
+        order = RowOrder(
+            len(rows),
+            self.get_total_train_batch_size(self.args),
+            self.args.seed,
+            lambda: self.state.global_step,
+        )
+        loader: DataLoader[Any] = DataLoader(
+            rows,
+            self.args.train_batch_size,
+            sampler=order,
+            collate_fn=self.data_collator,
+            generator=torch.Generator(),  # one of its own: the training's has to stay as the checkpoint left it
+        )
+        prepared: DataLoader[Any] = self.accelerator.prepare(loader)
+        return prepared
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
@@ -156,10 +170,14 @@ class PackedTrainer(Trainer):
         self._left_out, self._in_a_row, self._saving.healthy = self._left_out + 1, self._in_a_row + 1, False
         print(f"note: step {step} was left out: {why}; its batch is {path}", flush=True)
         if self._in_a_row == HOPELESS:
+            best = self.state.best_model_checkpoint
+            back = (
+                f"; its best checkpoint is {best} (remove those after it to go on from there)" if best else ""
+            )
             raise LossNotFinite(
                 f"{HOPELESS} steps in a row, the last one {step}, had no finite loss or gradient. Their "
                 f"batches are {folder}/skipped-step-*: look for what is wrong with them, or take a smaller "
-                "learning_rate"
+                f"learning_rate{back}"
             )
 
     def compute_loss(

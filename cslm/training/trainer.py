@@ -138,9 +138,10 @@ def train(
             weight_decay=config.weight_decay,
             max_grad_norm=1.0,
             seed=config.seed,
+            ignore_data_skip=True,  # `RowOrder` begins at the step that is next
             logging_steps=max(1, min(10, steps // 10)),
             save_strategy="no",
-            save_total_limit=2,
+            save_total_limit=3,  # two and the best
             report_to=[],
             remove_unused_columns=False,
             disable_tqdm=True,
