@@ -5,7 +5,7 @@ Run:  python -m components.ingest --corpus assistant
 Reads `corpora.KEY` of params.yaml and the folder it names (docs/corpora.md draws each layout). Writes
 `work/corpora/KEY`: `utterances/*.parquet`, `dialogues.parquet`, `translations.parquet`, `origins.parquet` with
 the file of each utterance, and `rejected.parquet` with file and reason of every row that could not be taken
-in. Rows stream: memory holds one row group and the ids.
+in. Rows stream: memory holds one row group, whatever the number of rows.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Annotated, Any
 
 import typer
 
+from components.ingest.ids import Ids
 from components.settings import Corpus
 from components.stage import Stage, StageFailed
 from cslm.audio import BadAudio
@@ -38,11 +39,11 @@ log = logging.getLogger("cslm")
 class Intake:
     """What was taken in so far: the ids, and counts by split and language for limit, log and metrics."""
 
-    def __init__(self, key: str, corpus: Corpus, origins: ShardWriter, rejected: ShardWriter) -> None:
-        self.key, self.corpus, self.origins, self.rejected = key, corpus, origins, rejected
+    def __init__(self, key: str, corpus: Corpus, ids: Ids, origins: ShardWriter, rejected: ShardWriter) -> None:
+        self.key, self.corpus, self.ids = key, corpus, ids
+        self.origins, self.rejected = origins, rejected
         # ids of a corpus are its own business; those of `shards` are the project's, and dialogues name them
         self.prefix = "" if corpus.format == "shards" else f"{key}-"
-        self.ids: set[str] = set()
         self.counts: dict[str, Counter[str]] = defaultdict(Counter)
         self.hours: Counter[str] = Counter()
         self._told = time.monotonic()
@@ -127,7 +128,7 @@ def ingest(key: str, corpus: Corpus, folder: Path) -> Intake:
     with ExitStack() as stack:
         origins = stack.enter_context(table_writer(folder / "origins.parquet", ORIGIN))
         rejected = stack.enter_context(table_writer(folder / "rejected.parquet", REJECTED))
-        intake = Intake(key, corpus, origins, rejected)
+        intake = Intake(key, corpus, stack.enter_context(Ids.scratch()), origins, rejected)
         with ShardWriter(folder / "utterances", UTTERANCE) as writer:
             for row in intake.utterances(IMPORTERS[corpus.format](root, defaults)):
                 writer.write(row)

@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pyarrow.parquet as pq
 import pytest
 import soundfile
 import yaml
 
 from components.ingest.__main__ import ingest
+from components.ingest.ids import Ids
 from components.settings import Corpus
 from cslm.importers import BadCorpus
 from cslm.shards import UTTERANCE
@@ -161,3 +163,19 @@ def test_memory_stays_flat(tmp_path: Path) -> None:
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert intake.metrics()["utterances"]["total"] == 4_000
     assert grown < 24_000, f"{grown} kB more for 4,000 rows than for 300"
+
+
+def test_the_ids_of_a_corpus_take_no_memory_and_leave_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CSLM_HOME", str(tmp_path))
+    process = psutil.Process()
+    with Ids.scratch() as ids:
+        before = process.memory_info().rss
+        for number in range(200_000):
+            ids.add(f"utterance-{number:09d}")
+        grown = process.memory_info().rss - before
+        assert "utterance-000123456" in ids
+        assert "utterance-000200000" not in ids
+    assert grown < 8e6, f"{grown / 200_000:.0f} bytes an id; a set takes 120"
+    assert not [*tmp_path.iterdir()]
