@@ -22,6 +22,7 @@ from cslm.decoder import SpeechDecoder
 from cslm.evaluation.held_out import Dialogue, HeldOut, Utterance, grouped, spread
 from cslm.evaluation.judges import Dnsmos, Recognizer, SecondOpinion, SpeakerEncoder
 from cslm.evaluation.labels import answer_errors, reading_errors
+from cslm.evaluation.normalization import LanguageRules
 from cslm.evaluation.speech import (
     Judges,
     Listener,
@@ -29,6 +30,7 @@ from cslm.evaluation.speech import (
     Sounding,
     SpokenAnswer,
     answer_metrics,
+    has_words,
     speech_metrics,
 )
 from cslm.evaluation.streaming import Timing, measure_streaming
@@ -65,12 +67,13 @@ def evaluate_speech(
 ) -> tuple[dict[str, Any], SpeechResults]:
     """Figures of the speech of one split, and the sounds they are of."""
     seed = settings.evaluate.seed
-    texts = _of_each_language(items.utterances, settings.evaluate.read_texts, seed)
+    sentences = [u for u in items.utterances if has_words(u.text, evaluator.rules[u.language])]
+    texts = _of_each_language(sentences, settings.evaluate.read_texts, seed)
     judged = _of_each_language(texts, settings.evaluate.judged_recordings, seed)
     spoken = [
         answer
         for group in grouped(answers, lambda answer: answer.dialogue.pair).values()
-        for answer in spread([a for a in group if a.parsed.units], settings.evaluate.judged_answers, seed)
+        for answer in spread(_audible(group, evaluator.rules), settings.evaluate.judged_answers, seed)
     ]
     timed = spread(items.spoken, settings.evaluate.latency_questions, seed)
     wanted = {u.id for u in judged}
@@ -105,6 +108,15 @@ def evaluate_speech(
     return metrics, SpeechResults(
         soundings, heard, {name: sound for name, (sound, _) in sounds.items()}, timings
     )
+
+
+def _audible(answers: Iterable[Answer], rules: Mapping[str, LanguageRules]) -> list[Answer]:
+    """Those that have a sound, and words to be heard in it."""
+    return [
+        answer
+        for answer in answers
+        if answer.parsed.units and has_words(answer.parsed.text, rules[answer.dialogue.answer_language])
+    ]
 
 
 def _of_each_language(utterances: Sequence[Utterance], count: int, seed: int) -> list[Utterance]:

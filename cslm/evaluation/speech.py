@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from cslm.audio import Samples
+from cslm.audio import SAMPLE_RATE, Samples
 from cslm.decoder import SpeechDecoder
 from cslm.evaluation.confidence import Interval, bootstrap
 from cslm.evaluation.error_rates import Errors, count_errors, error_rate
@@ -122,10 +122,14 @@ class Listener:
         return heard
 
     def _hear(self, id: str, kind: str, language: str, voice: str, text: str, samples: Samples) -> Sounding:
-        heard = self._judges.recognizer.transcribe(samples, language)
+        """What the judges say of speech; where there is none, nothing is heard, and it sounds as silence."""
+        silent = not len(samples)
+        heard = "" if silent else self._judges.recognizer.transcribe(samples, language)
         second = None
         if language == self._judges.second.LANGUAGE:
-            second = count_errors(text, self._judges.second.transcribe(samples), self._rules[language])
+            guessed = "" if silent else self._judges.second.transcribe(samples)
+            second = count_errors(text, guessed, self._rules[language])
+        samples = np.zeros(SAMPLE_RATE, np.float32) if silent else samples
         return Sounding(
             id=id,
             kind=kind,
@@ -141,11 +145,17 @@ class Listener:
         )
 
 
+def has_words(text: str, rules: LanguageRules) -> bool:
+    """True if there is something in a text that a recogniser could hear: "Hmm..." is no word."""
+    return count_errors(text, "", rules).length > 0
+
+
 def speech_metrics(
     soundings: Sequence[Sounding], rules: Mapping[str, LanguageRules], seed: int
 ) -> dict[str, Any]:
-    """`tts`, `resynthesis` (error rates beside the recordings' own), `dnsmos`, `speaker_similarity`."""
-    metrics: dict[str, Any] = {"tts": {}, "resynthesis": {}, "dnsmos": {}, "speaker_similarity": {}}
+    """`tts`, `resynthesis` (error rates beside the recordings'), `dnsmos`, `speaker_similarity`, `voices`."""
+    names = ("tts", "resynthesis", "dnsmos", "speaker_similarity", "voices")
+    metrics: dict[str, Any] = {name: {} for name in names}
     for language, group in grouped(soundings, lambda each: each.language).items():
         kinds = grouped(group, lambda each: each.kind)
         metric = rules[language].metric
@@ -167,7 +177,23 @@ def speech_metrics(
             alike = _similarities(kinds[kind], kinds["reference"])
             if alike:
                 metrics["speaker_similarity"].setdefault(kind, {})[language] = _mean(alike, seed)
+        for voice, of_voice in grouped(group, lambda each: each.voice).items():
+            metrics["voices"].setdefault(language, {})[voice] = _voice(of_voice, metric)
     return metrics
+
+
+def _voice(soundings: Sequence[Sounding], metric: str) -> dict[str, Any]:
+    """Error rates of a voice's recordings, units spoken again and texts read aloud, and how these sound."""
+    kinds = grouped(soundings, lambda each: each.kind)
+    alike = _similarities(kinds["tts"], kinds["reference"])
+    return {
+        f"reference_{metric}": error_rate(each.errors for each in kinds["reference"]),
+        f"resynthesis_{metric}": error_rate(each.errors for each in kinds["resynthesis"]),
+        metric: error_rate(each.errors for each in kinds["tts"]),
+        "dnsmos": mean(each.dnsmos for each in kinds["tts"]),
+        "n": len(kinds["tts"]),
+        **({"speaker_similarity": mean(alike)} if alike else {}),
+    }
 
 
 def answer_metrics(

@@ -29,6 +29,7 @@ from cslm.evaluation.error_rates import count_errors
 from cslm.evaluation.held_out import Dialogue, Utterance
 from cslm.evaluation.normalization import rules_for
 from cslm.evaluation.speech import KINDS, Sounding, SpokenAnswer
+from cslm.evaluation.streaming import Timing
 from cslm.evaluation.tasks import Answer, Transcript
 from cslm.sequences import Chunk, Parsed
 from cslm.shards import UTTERANCE, ShardWriter
@@ -168,6 +169,9 @@ def test_the_stage_measures_everything(project: Path, capsys: pytest.CaptureFixt
         assert 1 <= metrics["dnsmos"][kind]["en"]["mean"] <= 5
         assert -1 <= metrics["speaker_similarity"][kind]["zh"]["mean"] <= 1
     assert metrics["speaker_similarity"]["reference"]["en"]["n"] == 2
+    assert metrics["voices"]["zh"]["wei"].keys() == {
+        *("reference_cer", "resynthesis_cer", "cer", "dnsmos", "speaker_similarity", "n")
+    }
     assert {"mt", "latency"}.isdisjoint(metrics["heldout_voice"])
     assert -1 <= metrics["alignment"]["similarity"] <= 1
     assert metrics["units"]["en"]["perplexity"] > 1
@@ -180,6 +184,7 @@ def test_the_stage_measures_everything(project: Path, capsys: pytest.CaptureFixt
     page = (project / "report/evaluation/index.html").read_text("utf-8")
     assert "at most 2 items of each kind" in page
     assert page.count("<audio") >= 4 * 3, "recording, units spoken again and text read aloud of each"
+    assert "sounds like Chinese" in page, "the confusion of languages"
     assert not re.search(r"(src|href)=\"(?!data:)", page), "the page needs nothing beside it"
     spoken = [
         json.loads(line) for line in (project / "report/evaluation/dialogues.jsonl").open(encoding="utf-8")
@@ -190,6 +195,18 @@ def test_the_stage_measures_everything(project: Path, capsys: pytest.CaptureFixt
     assert "evaluation/index.html" in [a.path for a in mlflow.artifacts.list_artifacts(
         run_id=run.info.run_id, artifact_path="evaluation"
     )]  # fmt: skip
+
+
+def test_speech_by_voices_that_the_decoder_lacks_is_left_out(project: Path) -> None:
+    lone = {"ann": "en"}
+    decoder = SpeechDecoder(DecoderConfig(8, lone, "", 16, 1, 4, 16, 1), SourceFilterVocoder(16, 1))
+    decoder.save(project / "work/decoder")
+    main()
+    metrics = json.loads((project / "metrics/evaluation.json").read_text("utf-8"))
+    assert metrics["resynthesis"].keys() == metrics["voices"].keys() == {"en"}
+    page = (project / "report/evaluation/index.html").read_text("utf-8")
+    speech = page.partition("Speech, as others hear it")[2].partition("</table>")[0]
+    assert "English, WER" in speech and "Chinese" not in speech
 
 
 @pytest.mark.usefixtures("offline")
@@ -270,15 +287,36 @@ def test_the_right_answer_is_heard_beside_that_of_the_model(tmp_path: Path) -> N
     recordings = dict.fromkeys(("far-0-q", "far-1-q", "far-0-a"), question())
     speech = SpeechResults([heard[0].sounding], heard, recordings)
     speech = replace(speech, soundings=[replace(heard[0].sounding, kind=kind) for kind in KINDS])
+    came = (("heard", 0.1, 0.0), ("text", 0.1, 0.0), ("speech", 0.2, 0.5), ("speech", 0.4, 0.5))
+    speech = replace(speech, timings=[Timing(0.1, 0.2, 0.9, 1.0, False, came)])
     results = {"test": SplitResults([], [each.answer for each in heard])}
-    write_report(tmp_path, {"tts": {}}, results, speech, RULES, Settings.model_validate(PARAMS))
+    times = ("first_audio_ms", "full_chain_first_audio_ms", "underruns", "rtf", "audio_n")
+    metrics: dict[str, Any] = {"resynthesis": {}, "voices": {}, "latency": dict.fromkeys(times, 1.0)}
+    write_report(tmp_path, metrics, results, speech, RULES, Settings.model_validate(PARAMS))
     page = (tmp_path / "index.html").read_text("utf-8")
+    for picture in ("Spectrograms of a recording", "When text and sound of one answer came"):
+        assert re.search(rf'<img src="data:image/svg[^"]+" alt="{picture}', page)
     answers = page.partition("<h2>Spoken answers</h2>")[2].split('<dl class="dialogue">')[1:3]
     assert [each.partition("</dl>")[0].count("<audio") for each in answers] == [3, 2]
     assert all("It is not far." in each.partition("<dt>expected</dt>")[2] for each in answers)
     sounds = page.partition("takes it for.</p>")[2].partition("</table>")[0]
     assert re.findall(r"sounds like (\w+)", sounds) == ["English", "Chinese"]
     assert re.findall(r">(\d+)</span>", sounds) == ["1", "1"]
+
+
+def test_answers_are_heard_where_no_recording_is_by_a_known_voice(tmp_path: Path) -> None:
+    answer = _answer("far-0", ("en", "en"), "It is far.", True)
+    errors = count_errors("It is far.", "it is far", RULES["en"])
+    vector = np.ones(1, np.float32)
+    sounding = Sounding(
+        "far-0", "answer", "en", "ann", "It is far.", "it is far", errors, None, 3.0, vector, question()
+    )
+    speech = SpeechResults([], [SpokenAnswer(answer, sounding, "en")], {"far-0-q": question()})
+    results = {"test": SplitResults([], [answer])}
+    write_report(tmp_path, {}, results, speech, RULES, Settings.model_validate(PARAMS))
+    page = (tmp_path / "index.html").read_text("utf-8")
+    assert "no recording by a voice of the decoder" in page
+    assert page.partition("<h2>Spoken answers</h2>")[2].count("<audio") == 2
 
 
 def test_a_recording_of_the_answers_makes_no_other_test_set(project: Path) -> None:

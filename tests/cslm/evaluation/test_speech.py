@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,13 +12,22 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cslm.audio import decode
+from cslm.audio import Samples, decode
 from cslm.conversation import Event, Heard, Speech, Text
 from cslm.evaluation.error_rates import count_errors, error_rate
-from cslm.evaluation.held_out import Dialogue
+from cslm.evaluation.held_out import Dialogue, Utterance
 from cslm.evaluation.judges import SecondOpinion
 from cslm.evaluation.normalization import rules_for
-from cslm.evaluation.speech import KINDS, Sounding, SpokenAnswer, answer_metrics, speech_metrics
+from cslm.evaluation.speech import (
+    KINDS,
+    Listener,
+    Recording,
+    Sounding,
+    SpokenAnswer,
+    answer_metrics,
+    has_words,
+    speech_metrics,
+)
 from cslm.evaluation.streaming import answer_timing, measure_streaming
 from cslm.evaluation.tasks import Answer
 from cslm.sequences import Parsed
@@ -55,6 +65,44 @@ def test_each_kind_is_beside_the_recordings() -> None:
     alike = {kind: metrics["speaker_similarity"][kind]["en"]["mean"] for kind in ("reference", "tts")}
     assert alike["reference"] == pytest.approx(0.5), "cos 60°: each against the other, never against itself"
     assert alike["tts"] == pytest.approx((1.0 - 0.5) / 2), "a is where b was, b is at 120° of a"
+
+
+def test_each_voice_is_told_apart() -> None:
+    heard = []
+    for name, voice, read in (("a", "ann", "one two"), ("b", "ann", "one"), ("c", "bob", "")):
+        for kind in KINDS:
+            said = read if kind == "tts" else "one two"
+            heard.append(replace(sounding(name, kind, "one two", said, 3.0, 0.0), voice=voice))
+    ann, bob = (speech_metrics(heard, RULES, seed=1)["voices"]["en"][voice] for voice in ("ann", "bob"))
+    assert (ann["wer"], bob["wer"]) == (1 / 4, 1)
+    assert ann["reference_wer"] == ann["resynthesis_wer"] == bob["reference_wer"] == 0
+    assert (ann["n"], bob["n"]) == (2, 1)
+    assert ann["speaker_similarity"] == pytest.approx(1)
+    assert "speaker_similarity" not in bob, "there is no other recording of his"
+
+
+def test_a_text_that_is_read_without_a_sound_is_heard_as_silence() -> None:
+    class Silent:
+        def speak(self, *_: object) -> Samples:
+            return np.zeros(0, np.float32)
+
+    judges = SimpleNamespace(
+        recognizer=SimpleNamespace(transcribe=lambda samples, language: "one two"),
+        second=SimpleNamespace(LANGUAGE="en", transcribe=lambda samples: "dog"),
+        quality=SimpleNamespace(overall=lambda samples: float(len(samples))),
+        voices=SimpleNamespace(embed=lambda samples: np.ones(2, np.float32)),
+    )
+    listener = Listener(judges, Silent(), RULES)  # type: ignore[arg-type]
+    recording = Recording(Utterance("a", "en", "one two", (1, 2)), "ann", SILENCE + 0.1)
+    reference, _, read = listener.compare([recording], {"a": []})
+    assert reference.errors.total == 0
+    assert (read.heard, read.errors.deletions, read.dnsmos) == ("", 2, 16_000)
+    assert read.second_errors == read.errors, "no recogniser dreams of words in silence"
+
+
+@pytest.mark.parametrize(("text", "expected"), [("Far.", True), ("...", False), ("Hmm.", False), ("", False)])
+def test_what_has_words(text: str, expected: bool) -> None:
+    assert has_words(text, RULES["en"]) is expected
 
 
 def test_without_a_second_recogniser_for_a_language_there_is_no_second_opinion() -> None:
