@@ -8,7 +8,8 @@ with at least one chunk, in which text comes before speech (the full chain has j
 `<sosp> units <eosp> <end>`, and an `answer` is what comes behind [answer]. A model that was
 trained on such sequences keeps to them nearly always; where it would not, its most probable legal token is
 taken instead (constrained decoding). Nor does a reply go round in circles: what was said `REPEATS` times in a
-row is not begun again.
+row is not begun again, and a text that shuffles the same few words is brought to its end. The phrases that
+instructions are made of are no text of a reply.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from cslm.sequences import SequenceBuilder
+from cslm.sequences import LANGUAGE_NAMES, SequenceBuilder, prompts
 
 Reply = Literal["text", "dialogue", "answer", "speech"]
 
@@ -31,6 +32,9 @@ UNITS_PER_TOKEN, MORE_UNITS = 20, 30
 
 LONGEST_CYCLE, REPEATS = 16, 3
 """No cycle of up to 16 tokens of text, or of units in a stretch, is gone through more than three times."""
+
+RAMBLING, DIFFERENT = 64, 16
+"""A text of which the last 64 tokens are 16 at most goes on no more. Prose has twice as many, and lists too."""
 
 Pick = Callable[[Tensor], Tensor]
 """Scores (n, V) of the tokens that may come next, -inf where they may not -> the token of each row (n,)."""
@@ -106,12 +110,16 @@ class Grammar:
         for token, added in builder.tokenizer.added_tokens_decoder.items():
             if added.special:
                 kinds[token] = Kind.NEVER
+        for phrase in prompts(LANGUAGE_NAMES):
+            if len(tokens := builder.text_ids(phrase)) == 1:  # a tokenizer of our own has one for each
+                kinds[tokens[0]] = Kind.NEVER
         for token in builder.unit_ids:
             kinds[token] = Kind.UNIT
         kinds[builder.question_id], kinds[builder.answer_id] = Kind.QUESTION, Kind.ANSWER
         kinds[builder.speech_start_id], kinds[builder.speech_end_id] = Kind.SPEECH_START, Kind.SPEECH_END
         kinds[builder.end_id] = Kind.END
         self._kinds = kinds
+        self._text = torch.tensor([kind == Kind.TEXT for kind in kinds])
         self._illegal = torch.tensor([[kind not in RULES[state] for kind in kinds] for state in State])
 
     def begin(self, reply: Reply) -> Position:
@@ -124,6 +132,8 @@ class Grammar:
         for row, position in enumerate(positions):
             for token in circling(position.text) | circling(position.speech):
                 illegal[row, token] = True
+            if rambling(position.text) and position.state != State.ANSWERED:
+                illegal[row] |= self._text
         tokens: list[int] = pick(logits.masked_fill(illegal.to(logits.device), float("-inf"))).tolist()
         for position, token in zip(positions, tokens, strict=True):
             self._advance(position, token)
@@ -147,6 +157,11 @@ class Grammar:
 def greedy(scores: Tensor) -> Tensor:
     """The most probable token of each row."""
     return scores.argmax(-1)
+
+
+def rambling(tokens: SequenceOf[int]) -> bool:
+    """Whether `tokens` end in few that come again and again, in whatever order."""
+    return len(tokens) >= RAMBLING and len(set(tokens[-RAMBLING:])) <= DIFFERENT
 
 
 def circling(tokens: SequenceOf[int]) -> set[int]:

@@ -11,7 +11,20 @@ from hypothesis import strategies as st
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from cslm.generation import Sampling, SpeechLanguageModel
-from cslm.grammar import LONGEST_CYCLE, MORE_UNITS, REPEATS, UNITS_PER_TOKEN, Grammar, Reply, greedy
+from cslm.grammar import (
+    DIFFERENT,
+    LONGEST_CYCLE,
+    MORE_UNITS,
+    RAMBLING,
+    REPEATS,
+    UNITS_PER_TOKEN,
+    Grammar,
+    Reply,
+    greedy,
+)
+from cslm.sequences import TTS_PROMPT, prompts
+from cslm.text_model import random_llama, train_text_tokenizer
+from cslm.vocabulary import extend
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +148,33 @@ def test_a_model_that_goes_round_in_circles_is_stopped(model: SpeechLanguageMode
         wants[0, cycle[len(said) % len(cycle)]] = 2
         said += grammar.choose(wants, position, greedy)
     assert said == [*cycle * REPEATS, model.builder.end_id]
+
+
+@pytest.mark.parametrize(("reply", "ending"), [("text", r"\."), ("answer", r"Su*E\.")])
+def test_a_model_that_shuffles_the_same_words_comes_to_an_end(
+    model: SpeechLanguageModel, reply: Reply, ending: str
+) -> None:
+    grammar = Grammar(model.builder, model.model.config.vocab_size)
+    generator = torch.Generator().manual_seed(1)
+    position, said = [grammar.begin(reply)], list[int]()
+    words = list(dict.fromkeys(model.builder.text_ids("What is the capital of France?")))[:DIFFERENT]
+    while len(said) < 400 and said[-1:] != [model.builder.end_id]:
+        wants = torch.rand(1, model.model.config.vocab_size, generator=generator)
+        wants[0, words] += 1
+        said += grammar.choose(wants, position, greedy)
+    assert re.fullmatch(rf"t{{{RAMBLING}}}{ending}", letters(model, said))
+
+
+def test_instructions_are_no_reply(tiny: tuple[LlamaForCausalLM, PreTrainedTokenizerFast]) -> None:
+    tokenizer = train_text_tokenizer(["What is the capital?"], 270, prompts(["en", "zh"]))
+    network = random_llama(tokenizer, hidden=32, layers=1, heads=2, seed=1)
+    extend(network, tokenizer, units=8, seed=1)
+    model = SpeechLanguageModel(network, tokenizer)
+    [instruction] = model.builder.text_ids(TTS_PROMPT)
+    wants = torch.zeros(1, network.config.vocab_size)
+    wants[0, instruction] = 1
+    position = [model._grammar.begin("text")]
+    assert model._grammar.choose(wants, position, greedy) != [instruction]
 
 
 def test_sampling_draws_from_the_nucleus_and_a_seed_repeats(model: SpeechLanguageModel) -> None:
