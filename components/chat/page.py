@@ -1,7 +1,8 @@
 """The page itself: what is on it, and how an answer comes to it.
 
-Sound reaches the browser piece by piece: a hidden box holds all pieces so far as base64 PCM, and a script
-(player.js) queues those that it has not yet heard on the Web Audio clock, so nothing is cut or played twice.
+Sound reaches the browser piece by piece: a hidden box holds the number of the answer and all its pieces so far
+as base64 PCM. A script (player.js) queues those that it has not yet heard on the Web Audio clock, so nothing is
+cut or played twice; and nothing is played of an answer that was interrupted.
 
 A new wish of the visitor (to ask, to stop, to forget) ends the answer to the one before on the server, and the
 next answer begins when the browser has drawn what it got of that one: nothing late is drawn over what is new.
@@ -33,9 +34,9 @@ PLAYER = (Path(__file__).parent / "player.js").read_text("utf-8")
 STYLE = (Path(__file__).parent / "page.css").read_text("utf-8")
 EXAMPLES = (
     ("What is the capital of France?", "zh"),
-    ("What is seven plus eight?", OWN),
-    ("How do you say water in Chinese?", OWN),
-    ("星期一后面是星期几？", "en"),
+    ("What is nine plus three?", OWN),
+    ("What day comes after Monday?", OWN),
+    ("蜘蛛有几条腿？", "en"),
     ("三加五等于几？", OWN),
 )
 KEPT_S = 3600
@@ -43,7 +44,8 @@ KEPT_S = 3600
 HEADS = ("after", "what", "units", "sound")
 
 Turns = list[dict[str, Any]]
-View = tuple[Turns, str, list[list[str]], str, tuple[int, npt.NDArray[np.int16]] | None]
+Whole = tuple[int, npt.NDArray[np.int16]] | None
+View = tuple[Turns, list[str], list[list[str]], str, Whole]
 """Conversation, pieces of sound, timeline, strip of units, and the whole answer with its sample rate."""
 
 
@@ -116,15 +118,17 @@ def build(assistant: Assistant, title: str) -> gr.Blocks:
             now: Visit,
             question: int,
             end: int,
-        ) -> Iterator[View]:
+        ) -> Iterator[tuple[Turns, str, list[list[str]], str, Whole]]:
             if now.wishes == end:
-                yield [], "[]", [], "", None
+                yield [], _numbered(end, []), [], "", None
                 return
-            for view in answers(assistant, path, written, wanted, named, now.turns, now.history):
+            for turns, sound, rows, colours, whole in answers(
+                assistant, path, written, wanted, named, now.turns, now.history
+            ):
                 if now.wishes != question:
                     return
-                now.turns = view[0]
-                yield view
+                now.turns = turns
+                yield turns, _numbered(question, sound), rows, colours, whole
 
         outputs = [talk, pieces, timeline, units, answer]
         inputs = [audio, text, language, voice, visit, asked, forgotten]
@@ -144,6 +148,8 @@ def build(assistant: Assistant, title: str) -> gr.Blocks:
             js="() => window.cslm.begin()",
             trigger_mode="multiple",
         )
+        # Of a recording and a text the last one counts, and text wins where both are there.
+        gr.on([audio.upload, audio.stop_recording], None, None, text, js="() => ''")
         stop.click(Visit.stop, visit, js="() => window.cslm.stop()")
         anew.click(Visit.forget, visit, forgotten, js="() => window.cslm.stop()")
     return page
@@ -197,10 +203,15 @@ def answers(
             turns.append({"role": "assistant", "content": said})
         what = {Heard: "heard", Text: "text", Speech: "sound", Refused: "refused"}[type(event)]
         rows.append([f"{time.perf_counter() - begin:.2f} s", what, *measured])
-        yield turns, json.dumps(pieces), rows, strip(spoken, assistant.decoder.config.units), None
+        yield turns, pieces, rows, strip(spoken, assistant.decoder.config.units), None
     if sound:
         whole = SAMPLE_RATE, _whole(np.concatenate(sound))
-        yield turns, json.dumps(pieces), rows, strip(spoken, assistant.decoder.config.units), whole
+        yield turns, pieces, rows, strip(spoken, assistant.decoder.config.units), whole
+
+
+def _numbered(answer: int, pieces: list[str]) -> str:
+    """What the hidden box holds."""
+    return json.dumps({"answer": answer, "pieces": pieces})
 
 
 def _events(

@@ -1,6 +1,9 @@
 // Plays the pieces of an answer one behind the other while more of them arrive.
 window.cslm = {
   rate: 16000,
+  // The answer that is played, and the one that the visitor has ended: what is still on its way of that one is late.
+  answer: null,
+  ended: null,
   heard: 0,
   // When the sound that is queued ends, on the clock of the audio context.
   end: 0,
@@ -9,6 +12,7 @@ window.cslm = {
 
   begin() {
     this.stop();
+    this.ended = this.answer;
     this.context = new AudioContext({ sampleRate: this.rate });
     this.heard = this.end = this.dry = this.seconds = 0;
   },
@@ -19,9 +23,11 @@ window.cslm = {
   },
 
   play(value) {
-    if (!this.context || !value) return;
-    const pieces = JSON.parse(value);
-    if (pieces.length < this.heard) this.heard = 0;
+    if (!value) return;
+    const { answer, pieces } = JSON.parse(value);
+    if (answer !== this.answer) this.heard = 0;
+    this.answer = answer;
+    if (!this.context || answer === this.ended) return;
     for (const piece of pieces.slice(this.heard)) this.queue(piece);
     this.heard = pieces.length;
   },

@@ -22,10 +22,10 @@ from playwright.sync_api import Page, expect, sync_playwright
 
 from components.chat import __main__ as command
 from components.chat.__main__ import open_registered
-from components.chat.page import FIRST, OWN, answers, build, serve
+from components.chat.page import EXAMPLES, FIRST, OWN, answers, build, serve
 from components.chat.units import strip
-from cslm.audio import Samples, decode, encode_wav
-from cslm.conversation import Assistant, History, Speech
+from cslm.audio import SAMPLE_RATE, Samples, decode, encode_wav
+from cslm.conversation import Assistant, History, Speech, Text
 from cslm.grammar import Reply
 from tests.recordings import held_out_questions
 
@@ -62,12 +62,16 @@ def address(assistant: Assistant) -> Iterator[str]:
 
 
 @pytest.fixture
-def browser(address: str) -> Iterator[Page]:
+def browser(address: str, recording: Path) -> Iterator[Page]:
+    """The page in a browser whose microphone hears the recording."""
     if CHROMIUM is None:
         pytest.skip("no chromium here: apt-get install -y chromium")
+    microphone = "--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"
+    heard = f"--use-file-for-fake-audio-capture={recording}%noloop"
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--autoplay-policy=no-user-gesture-required"]
+            executable_path=CHROMIUM,
+            args=["--no-sandbox", "--autoplay-policy=no-user-gesture-required", *microphone, heard],
         )
         page = chromium.new_page(viewport={"width": 1120, "height": 860})
         page.goto(address)
@@ -94,6 +98,27 @@ def test_a_recorded_question_is_answered_in_sound(browser: Page, recording: Path
         browser.screenshot(path=Path(PICTURES) / "chat.png", full_page=True)
 
 
+def test_a_question_is_asked_with_the_microphone(browser: Page, recording: Path) -> None:
+    browser.get_by_label("Record audio").click()
+    browser.locator("#question .record-button").click()
+    browser.wait_for_timeout(1000 * len(decode(recording)) / SAMPLE_RATE + 1000)
+    browser.locator("#question .stop-button").first.click()
+    expect(browser.locator("#question audio, #question #waveform").first).to_be_attached(timeout=20_000)
+    browser.locator("#ask").click()
+    expect(browser.locator("#talk .user")).to_contain_text("capital", timeout=30_000)
+    expect(browser.locator("#talk .bot")).to_contain_text("capital", timeout=30_000)
+    browser.wait_for_function("window.cslm.seconds > 1", timeout=20_000)
+
+
+def test_a_recording_takes_the_place_of_an_earlier_text(browser: Page, recording: Path) -> None:
+    box = browser.locator("#text textarea, #text input").first
+    box.fill("What color is a carrot?")
+    browser.locator("#question input[type=file]").set_input_files(recording)
+    expect(box).to_have_value("", timeout=20_000)
+    browser.locator("#ask").click()
+    expect(browser.locator("#talk .user")).to_contain_text("capital", timeout=30_000)
+
+
 def test_the_voice_that_is_chosen_is_heard(browser: Page, recording: Path, assistant: Assistant) -> None:
     first, *others = assistant.voices("en")
     other = others[-1]
@@ -109,13 +134,12 @@ def test_the_voice_that_is_chosen_is_heard(browser: Page, recording: Path, assis
     assert alike[first] < 0.9
 
 
-def test_stop_ends_the_sound_and_the_answer(
-    browser: Page, assistant: Assistant, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def ended(assistant: Assistant, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """A machine on which an answer takes minutes; and when the model has stopped to speak."""
     stream, ended = assistant.model.stream, threading.Event()
 
     def slow(prompt: list[int], reply: Reply, *rest: Any) -> Iterator[int]:
-        """A machine on which an answer takes minutes."""
         try:
             for token in stream(prompt, reply, *rest):
                 time.sleep(0.05)
@@ -125,6 +149,10 @@ def test_stop_ends_the_sound_and_the_answer(
                 ended.set()
 
     monkeypatch.setattr(assistant.model, "stream", slow)
+    return ended
+
+
+def test_stop_ends_the_sound_and_the_answer(browser: Page, ended: threading.Event) -> None:
     box = browser.locator("#text textarea, #text input").first
     box.fill("What is the capital of France?")
     browser.locator("#ask").click()
@@ -139,6 +167,29 @@ def test_stop_ends_the_sound_and_the_answer(
     assert browser.locator("#answer audio").count() == 0
 
 
+def test_nothing_of_an_interrupted_answer_is_played_again(browser: Page, ended: threading.Event) -> None:
+    box = browser.locator("#text textarea, #text input").first
+    box.fill("What is the capital of France?")
+    browser.locator("#ask").click()
+    browser.wait_for_function("window.cslm.seconds > 0", timeout=30_000)
+    # From here on the server is far away: what is asked reaches it late, and it goes on with the old answer.
+    browser.evaluate(
+        "() => { const far = window.fetch;"
+        " window.fetch = async (...asked) => { if (String(asked[0]?.url ?? asked[0]).includes('queue/join'))"
+        " await new Promise((done) => setTimeout(done, 3000)); return far(...asked); }; }"
+    )
+    pieces = browser.locator("#pieces textarea, #pieces input").first
+    before = pieces.input_value()
+    box.fill("What color is a carrot?")
+    browser.locator("#ask").click()
+    expect(pieces).not_to_have_value(before, timeout=10_000)
+    assert not ended.is_set(), "the server does not know yet"
+    browser.wait_for_timeout(200)
+    assert browser.evaluate("window.cslm.seconds") == 0
+    expect(browser.locator("#talk .bot").last).to_contain_text("orange", timeout=60_000)
+    browser.wait_for_function("window.cslm.seconds > 0", timeout=30_000)
+
+
 def choose(browser: Page, box: str, option: str) -> None:
     """Pick from a list."""
     browser.locator(f"#{box} input").click()
@@ -147,7 +198,7 @@ def choose(browser: Page, box: str, option: str) -> None:
 
 def played(browser: Page) -> Samples:
     """What the page has been given to play."""
-    pieces = json.loads(browser.locator("#pieces textarea, #pieces input").first.input_value())
+    pieces = json.loads(browser.locator("#pieces textarea, #pieces input").first.input_value())["pieces"]
     return np.frombuffer(b"".join(map(base64.b64decode, pieces)), "<i2").astype(np.float32)
 
 
@@ -195,7 +246,19 @@ def test_what_is_no_recording_is_told(assistant: Assistant, tmp_path: Path) -> N
     path.write_text("Dear model")
     [(turns, pieces, _, units, whole)] = answers(assistant, str(path), "", OWN, FIRST, [], History())
     assert "cannot be used: not readable as audio" in turns[-1]["content"]
-    assert (pieces, units, whole) == ("[]", "", None)
+    assert (pieces, units, whole) == ([], "", None)
+
+
+def test_the_sample_questions_are_answered_rightly(assistant: Assistant) -> None:
+    asked = [(text, None if language == OWN else language) for text, language in EXAMPLES]
+    said = [[e.text for e in assistant.answer_written(*each) if isinstance(e, Text)] for each in asked]
+    for answer, fact in zip(said, ("巴黎", "twelve", "Tuesday", "eight legs", "八"), strict=True):
+        assert fact in "".join(answer)
+
+
+def test_a_question_that_it_knows_nothing_of_is_not_babbled_at(assistant: Assistant) -> None:
+    events = list(assistant.answer_written("How do you say water in Chinese?"))
+    assert sum(len(e.samples) for e in events if isinstance(e, Speech)) < 15 * SAMPLE_RATE
 
 
 def test_a_unit_has_its_own_colour_and_tells_its_number() -> None:
@@ -233,3 +296,6 @@ def test_it_can_wait_for_the_first_model(tmp_path: Path, monkeypatch: pytest.Mon
     command.await_registered("cslm")
     assert len(waited) == 2
     assert command.in_use("cslm") == ("candidate", "1")
+    registry.create_model_version("cslm", tmp_path.as_uri())
+    registry.set_registered_model_alias("cslm", "production", "2")
+    assert command.in_use("cslm") == ("production", "2"), "which goes before a candidate"
