@@ -62,7 +62,13 @@ class SpeechLanguageModel:
 
     @classmethod
     def load(cls, folder: Path) -> SpeechLanguageModel:
-        """Open a Hugging Face checkpoint with its tokenizer."""
+        """Open a Hugging Face checkpoint with its tokenizer.
+
+        Raises:
+            FileNotFoundError: there is none in the folder.
+        """
+        if not (folder / "config.json").is_file():  # the library would look for it on the network
+            raise FileNotFoundError(f"no language model in {folder}: it has no config.json")
         model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
         return cls(model, AutoTokenizer.from_pretrained(folder))
 

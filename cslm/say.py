@@ -34,6 +34,8 @@ def main(
     ] = None,
 ) -> None:
     """Answer a spoken question."""
+    if not out.parent.is_dir():
+        raise SystemExit(f"{out} cannot be written: there is no folder {out.parent}")
     try:
         samples = read_recording(question)
         assistant = Assistant.load(model, tokenizer, decoder)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +14,9 @@ import pytest
 from cslm import say
 from cslm.audio import SAMPLE_RATE, decode, encode_wav
 from cslm.conversation import Assistant, Event, Heard, Speech, Text
+from tests.recordings import held_out_questions
 
+ROOT = Path(__file__).parents[2]
 SOUND = (0.1 * np.random.default_rng(1).standard_normal(SAMPLE_RATE)).astype(np.float32)
 
 
@@ -39,6 +44,38 @@ def ask(question: Path, monkeypatch: pytest.MonkeyPatch, *events: Event) -> Path
     out = question.with_name("answer.wav")
     say.main(question, out, None, None, Path("a"), Path("b"), Path("c"), None)
     return out
+
+
+def command(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """The command with the models that ship."""
+    line = [sys.executable, "-m", "cslm.say", *map(str, arguments)]
+    return subprocess.run(line, cwd=ROOT, capture_output=True, text=True)
+
+
+def test_the_command_answers_a_recorded_question_in_another_language(tmp_path: Path) -> None:
+    row = next(r for r in held_out_questions() if r["language"] == "en" and "capital" in r["id"])
+    asked, out = tmp_path / "question.wav", tmp_path / "answer.wav"
+    asked.write_bytes(encode_wav(decode(row["audio"])))
+    told = command(asked, "--answer-language", "zh", "-o", out).stdout
+    assert re.search(r"s  heard   .*capital", told)
+    assert re.search(r"s  says    .*首都", told)
+    assert told.endswith(f"answer in {out}\n")
+    assert len(decode(out)) > SAMPLE_RATE
+
+
+def test_what_the_command_cannot_do_is_one_line(question: Path) -> None:
+    out = question.with_name("answer.wav")
+    for wrong, said in (
+        (("-o", out, "--answer-language", "xx"), "answer language 'xx' is unknown; allowed: en, zh"),
+        (("-o", out, "--voice", "bob"), "voice 'bob' is unknown; allowed: "),
+        (("-o", out, "--model", "nowhere"), "no language model in nowhere: it has no config.json"),
+        (("-o", out), "I heard sound, but no speech. Please ask again."),
+        (("-o", question.parent / "gone" / "answer.wav"), "there is no folder"),
+    ):
+        refused = command(question, *wrong)
+        assert refused.returncode == 1
+        assert said in refused.stderr.splitlines()[-1]
+        assert "Traceback" not in refused.stderr
 
 
 def test_the_pieces_of_an_answer_are_one_file(question: Path, monkeypatch: pytest.MonkeyPatch) -> None:
