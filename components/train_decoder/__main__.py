@@ -114,6 +114,12 @@ def train(stage: Stage, decoder: SpeechDecoder, scratch: Path, checkpoints: Path
         for row in _units("train", ["units", "durations", "speaker", "speed"])
         if row["speed"] == 1 and row["speaker"] in decoder.config.voices
     ]
+    if not merged:
+        lacking = ", ".join(sorted(voices_of_training())) or "none"
+        raise StageFailed(
+            f"{settings.checkpoint} has none of the voices of the train split ({lacking}), so there is nothing "
+            "to learn: give train_decoder.new_voices true, or steps and vocoder_steps 0 to take it as it is"
+        )
     corpus, speeds = SpeechFile(scratch), speeds_of_training()
     corpus.write(_told(utterances(decoder, speeds)))
     voices = range(len(decoder.voices))

@@ -148,6 +148,17 @@ def test_new_voices_are_learnt_only_if_they_are_asked_for(project: Path) -> None
     assert SpeechDecoder.load(Path("work/decoder")).config.voices == {"ann": "en", "wei": "zh", "ana": "es"}
 
 
+def test_a_decoder_without_any_voice_of_the_corpus_cannot_learn_from_it(project: Path) -> None:
+    main()
+    shutil.move(project / "work/decoder", project / "known")
+    config = json.loads((project / "known/config.json").read_text("utf-8"))
+    strangers = {"eve": "en", "li": "zh"}
+    (project / "known/config.json").write_text(json.dumps(config | {"voices": strangers}), "utf-8")
+    write_params({"checkpoint": "known", "vocoder_steps": 0})
+    with pytest.raises(SystemExit, match=r"known has none of the voices .*\(ann, wei\).*new_voices true"):
+        main()
+
+
 def test_the_decoder_of_another_tokenizer_is_refused(project: Path) -> None:
     main()
     shutil.copytree(project / "work/decoder", project / "models/decoder")
