@@ -99,10 +99,11 @@ def test_a_recorded_question_is_answered_in_sound(browser: Page, recording: Path
 
 
 def test_a_question_is_asked_with_the_microphone(browser: Page, recording: Path) -> None:
-    browser.get_by_label("Record audio").click()
-    browser.locator("#question .record-button").click()
+    browser.wait_for_timeout(3000)  # until the buttons of the page have been given life
+    browser.get_by_label("Record audio").dispatch_event("click")
+    browser.locator("#question .record-button").dispatch_event("click")
     browser.wait_for_timeout(1000 * len(decode(recording)) / SAMPLE_RATE + 1000)
-    browser.locator("#question .stop-button").first.click()
+    browser.locator("#question .stop-button").first.dispatch_event("click")
     expect(browser.locator("#question audio, #question #waveform").first).to_be_attached(timeout=20_000)
     browser.locator("#ask").click()
     expect(browser.locator("#talk .user")).to_contain_text("capital", timeout=30_000)
