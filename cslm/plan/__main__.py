@@ -24,7 +24,7 @@ from cslm.plan.profiles import DEVICES, PROFILES, Device, Profile
 
 T = TypeVar("T")
 
-AGAIN = ", gradient checkpointing"
+AGAIN = " with gradient checkpointing"
 KEPT_FREE = 0.1
 """Share of a GPU's memory for CUDA, NCCL and gaps between tensors."""
 MEMORY_ASSUMPTIONS = (
@@ -62,8 +62,15 @@ def main(
         f"{device.peak_flops / 1e12:,.0f} Tflop/s used, {device.usd_per_hour:.2f} USD an hour\n"
     )
     console.print(_model(plan))
-    console.print(_hours(plan, costs))
-    console.print(_memory(needs, device, busiest))
+    for again in costs:
+        console.print(_hours(plan, costs[again], again))
+    for again in costs:
+        console.print(_memory(needs, device, busiest.micro_tokens, again))
+    console.print(
+        f"Memory of {busiest.micro_tokens:,} tokens at once on each of {busiest.gpus}, and how many would fit. "
+        "The peak has gradients, or activations and what is summed before them; with those, logits or the "
+        "layer that backward is in.\n"
+    )
     console.print(_data(plan, device, gpus))
     console.print(_verdict(needs, plan, device, gpus, costs))
     console.print("\n[bold]Assumed[/]")
@@ -87,23 +94,21 @@ def _model(plan: Profile) -> str:
     )
 
 
-def _hours(plan: Profile, costs: Mapping[bool, list[Training]]) -> Table:
-    table = _table(
-        "phase", "GPUs", "tokens", "steps", "micro batches", "operations", "GPU time", "takes", "USD"
-    )
-    for again, phases in costs.items():
-        for phase, each in zip(plan.phases, phases, strict=True):
-            table.add_row(
-                phase.name + (AGAIN if again else ""),
-                f"{each.gpus}",
-                f"{each.tokens / 1e6:,.3g} M" if each.tokens < 1e9 else f"{each.tokens / 1e9:.3g} B",
-                f"{each.steps:,}",
-                f"{each.micro_batches} x {each.micro_tokens:,}",
-                f"{each.flops:.2g}",
-                _time(each.gpu_hours),
-                _time(each.hours),
-                f"{each.usd:,.0f}",
-            )
+def _hours(plan: Profile, costs: list[Training], again: bool) -> Table:
+    table = _table("phase", "GPUs", "tokens", "steps", "micro batches", "FLOPs", "GPU time", "takes", "USD")
+    table.title = f"Time{AGAIN if again else ''}"
+    for phase, each in zip(plan.phases, costs, strict=True):
+        table.add_row(
+            phase.name,
+            f"{each.gpus}",
+            f"{each.tokens / 1e6:,.3g} M" if each.tokens < 1e9 else f"{each.tokens / 1e9:.3g} B",
+            f"{each.steps:,}",
+            f"{each.micro_batches} x {each.micro_tokens:,}",
+            f"{each.flops:.2g}",
+            _time(each.gpu_hours),
+            _time(each.hours),
+            f"{each.usd:,.0f}",
+        )
     return table
 
 
@@ -128,22 +133,16 @@ def _needs(plan: Profile, device: Device, busiest: Training) -> dict[tuple[int, 
     }
 
 
-def _memory(needs: Mapping[tuple[int, bool], Memory], device: Device, busiest: Training) -> Table:
+def _memory(needs: Mapping[tuple[int, bool], Memory], device: Device, tokens: int, again: bool) -> Table:
     parts = ("weights", "optimizer", "gradients", "summed", "activations", "logits", "layer", "buffers", "peak")
-    table = _table("memory of one GPU", *parts, "fits", "most tokens")
-    for (stage, again), need in needs.items():
-        table.add_row(
-            f"ZeRO {stage}{AGAIN if again else ''}",
-            *(_size(getattr(need, part)) for part in parts),
-            "yes" if _fits(need, device) else "[red]no[/]",
-            f"{_most_tokens(need, device, busiest.micro_tokens):,}",
-        )
-    table.caption = (
-        f"{busiest.micro_tokens:,} tokens at once on each of {busiest.gpus}, and how many would fit. "
-        "The peak has gradients, or activations and what is summed before them; with those, logits or the "
-        "layer that backward is in."
-    )
-    table.caption_justify = "left"
+    stages = [stage for stage, remade in needs if remade is again]
+    table = _table("", *(f"ZeRO {stage}" for stage in stages))
+    table.title = f"Memory of one GPU{AGAIN if again else ''}"
+    shown = [needs[stage, again] for stage in stages]
+    for part in parts:
+        table.add_row(part, *(_size(getattr(need, part)) for need in shown))
+    table.add_row("fits", *("yes" if _fits(need, device) else "[red]no[/]" for need in shown))
+    table.add_row("most tokens", *(f"{_most_tokens(need, device, tokens):,}" for need in shown))
     return table
 
 
@@ -198,8 +197,8 @@ def _verdict(
 
 
 def _table(first: str, *others: str) -> Table:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column(first)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, title_justify="left", collapse_padding=True)
+    table.add_column(first, no_wrap=True)
     for name in others:
         table.add_column(name, justify="right")
     return table

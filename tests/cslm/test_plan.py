@@ -179,6 +179,17 @@ def test_the_command_says_what_fits_and_what_it_assumes(capsys: pytest.CaptureFi
         assert part in said
 
 
+@pytest.mark.parametrize(("profile", "gpus", "gpu"), [("llama3.1-8b", 24, "h100"), ("sample", 1, "2-cores")])
+def test_all_figures_can_be_read_on_a_narrow_screen(
+    profile: str, gpus: int, gpu: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    main(profile, gpus=gpus, gpu=gpu, price=None, utilisation=None)
+    said = capsys.readouterr().out
+    assert "…" not in said, "a figure was cut"
+    assert said.count("weights  ") == said.count("peak  ") == 2, "without and with gradient checkpointing"
+
+
 @pytest.mark.parametrize(
     ("profile", "gpu", "allowed"),
     [("llama4", "h100", "llama3.1-8b, smollm2-135m, sample"), ("sample", "v100", "h100, h200")],
