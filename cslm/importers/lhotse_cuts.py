@@ -24,7 +24,7 @@ from cslm.importers.found import (
     language_code,
     split_named,
 )
-from cslm.importers.paths import BadPath, inside
+from cslm.importers.paths import BadPath, inside, inside_any
 from cslm.shards import UNKNOWN_SPEAKER
 
 if TYPE_CHECKING:
@@ -80,6 +80,16 @@ def _kind(transform: object) -> str:
     return str(transform.get("name")) if isinstance(transform, dict) else type(transform).__name__
 
 
+def _places(root: Path, file: Path) -> list[str]:
+    """Where a recording may lie in the corpus: where it says, or behind the folder's name.
+
+    Lhotse's recipes write the path by which they were given the folder in front, which is no more when the
+    corpus is read elsewhere: `data/gigaspeech/audio/1.opus`, `/mnt/data/gigaspeech/audio/1.opus`.
+    """
+    named = [number for number, part in enumerate(file.parts[:-1], 1) if part == root.name]
+    return [str(file), *(str(Path(*file.parts[number:])) for number in named)]
+
+
 def _utterance(root: Path, place: str, cut: Cut, split: str, defaults: Defaults) -> Found | Refused:
     from lhotse.cut import MonoCut
 
@@ -95,10 +105,8 @@ def _utterance(root: Path, place: str, cut: Cut, split: str, defaults: Defaults)
         kinds = ", ".join(sorted({source.type for source in cut.recording.sources}))
         return Refused(name, place, f"recording of type {kinds}: only files are read")
     file = Path(str(sources[0].source))
-    if file.is_absolute() and file.is_relative_to(root.absolute()):
-        file = file.relative_to(root.absolute())  # lhotse's recipes write absolute paths
     try:
-        audio = inside(root, str(file))
+        audio = inside_any(root, _places(root, file))
     except BadPath as error:
         return Refused(name, f"{place} ({file})", str(error))
     spoken = cut.supervisions

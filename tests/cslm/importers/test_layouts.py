@@ -268,6 +268,34 @@ def test_gigaspeech_by_lhotse_has_marks_and_no_noise(corpus: Path, make_audio: A
     assert isinstance(music, Refused) and music.reason == "no speech in it: <MUSIC>"
 
 
+@pytest.mark.parametrize("given", ["data/corpus", "/mnt/data/corpus"])
+def test_what_a_recipe_of_lhotse_was_given_does_not_bind_the_corpus_to_it(
+    given: str, corpus: Path, make_audio: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Runs read a corpus in a workspace of their own; recipes write the path that they were given."""
+    from lhotse import CutSet
+    from lhotse.recipes import prepare_wenet_speech
+
+    make_audio("audio/dev/B00000/DEV_T0000000001.opus", seconds=4, format="OGG", subtype="OPUS")
+    segment = {
+        "sid": "DEV_T0000000001_S00000",
+        "begin_time": 0.5,
+        "end_time": 2.0,
+        "text": "你好",
+        "subsets": ["DEV"],
+    }
+    audio = {"aid": "DEV_T0000000001", "duration": 4.0, "path": "audio/dev/B00000/DEV_T0000000001.opus"}
+    write(corpus / "WenetSpeech.json", json.dumps({"audios": [audio | {"segments": [segment]}]}))
+    monkeypatch.chdir(corpus)
+    made = prepare_wenet_speech(".", dataset_parts=["DEV"])["DEV"]
+    recordings = made["recordings"].with_path_prefix(given)
+    cuts = CutSet.from_manifests(recordings, made["supervisions"])
+    cuts.trim_to_supervisions(keep_overlapping=False).to_file(corpus / "wenetspeech_cuts_DEV.jsonl.gz")
+    [row] = rows("lhotse", corpus)
+    assert (row["text"], row["language"], row["split"]) == ("你好", "zh", "dev")
+    assert row["duration_s"] == pytest.approx(1.5)
+
+
 def test_huggingface_dataset_dict(corpus: Path, make_audio: Any) -> None:
     import datasets
 
