@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 import yaml
 
 from cslm.audio import encode_flac
-from cslm.shards import UTTERANCE, ShardWriter
+from cslm.shards import UTTERANCE, ShardWriter, read_rows
 from cslm.tokenizer.speech_tokenizer import SpeechTokenizer, TokenizerConfig
 
 ROOT = Path(__file__).parents[1]
@@ -45,6 +46,18 @@ def make(project: Path) -> None:
             row = {"id": f"u{number}", "audio": encode_flac(samples), "duration_s": len(samples) / 16_000}
             row |= {"sample_rate": 16_000, "text": "ab", "language": language, "speaker": "s", "source": "made"}
             shards.write(row | {"split": "train" if number % 3 else "dev"})
+
+
+def make_of_sample(project: Path) -> None:
+    """The same with the sample's tokenizer, and 24 of its English utterances in the three shards."""
+    make(project)
+    shutil.rmtree(project / "work/tokenizer")
+    shutil.copytree(ROOT / "models/tokenizer", project / "work/tokenizer")
+    shutil.rmtree(project / UTTERANCES)
+    spoken = (row for row in read_rows(ROOT / "data/sample/speech") if row["language"] == "en")
+    with ShardWriter(project / UTTERANCES, UTTERANCE, rows_per_shard=8) as shards:
+        for row in islice(spoken, 24):
+            shards.write(row)
 
 
 def set_tokenize(project: Path, **section: Any) -> None:

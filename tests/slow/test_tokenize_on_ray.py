@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from cslm.shards import read_rows
 from tests import three_shards
 
 if importlib.util.find_spec("ray") is None:
@@ -64,6 +65,20 @@ def test_ray_goes_on_where_the_local_engine_was_and_writes_the_same(project: Pat
     assert "1 of 2 shards are finished already" in result.stdout
     assert "progress: 2/2 shards, 5 utterances" in result.stdout  # u6 once, u7 and u8 at two speeds
     assert not re.search("usage stats|telemetry", result.stdout + result.stderr, re.IGNORECASE)
+
+
+def test_ray_writes_the_units_of_the_samples_tokenizer(tmp_path: Path) -> None:
+    three_shards.make_of_sample(tmp_path)
+    assert tokenize(tmp_path).returncode == 0
+    here = three_shards.files(tmp_path / "work/units/en")
+    assert len({unit for row in read_rows(tmp_path / "work/units/en") for unit in row["units"]}) > 100
+    for name in here:
+        (finished(tmp_path) / name).unlink()
+    three_shards.set_tokenize(tmp_path, engine="ray")
+    result = tokenize(tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "finished already" not in result.stdout
+    assert three_shards.files(tmp_path / "work/units/en") == here
 
 
 def test_a_shard_that_fails_on_ray_is_named(project: Path) -> None:
