@@ -91,7 +91,7 @@ def told(work: Callable[[], None], pull: bool) -> int:
             cause = (
                 f"the store that machines share, {os.environ.get(REMOTE)} ({REMOTE}), does not do its work: "
                 f"{cause}. Check AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the rights on "
-                "the bucket, then run this again: what is finished is kept"
+                f"the bucket{_of_pod()}, then run this again: what is finished is kept"
             )
         print(f"error: {cause}", file=sys.stderr, flush=True)
         return 1
@@ -106,6 +106,12 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def bring(repo: Repo, address: str, force: bool, pull: bool) -> str:
+def _of_pod() -> str:
+    """Whose keys they are, where it is not the environment or the connection of who reads this."""
+    secret = os.environ.get("CSLM_KUBERNETES_SECRET") if os.getpid() == FIRST else None
+    return f" (a pod has the keys of the Secret {secret} alone)" if secret else ""
+
+
     """Do the work of one stage; `cached` or `ran`. With `pull` its outputs are in the store afterwards, too.
 
     So are those that an earlier try has made and could not bring there.

@@ -16,12 +16,15 @@ from kubernetes.client import models as k8s
 from kubernetes.config import ConfigException
 from urllib3.exceptions import HTTPError
 
-from dags import graph, places, run
+from dags import graph, places, run, store_connection
 from dags.runners import container
 
 CLAIM, MOUNT, SECRET = "CSLM_KUBERNETES_CLAIM", "CSLM_KUBERNETES_MOUNT", "CSLM_KUBERNETES_SECRET"
 NAMESPACE, ACCOUNT = "CSLM_KUBERNETES_NAMESPACE", "CSLM_KUBERNETES_SERVICE_ACCOUNT"
 DEFAULT_MOUNT = "/cslm"
+STORES = ("CSLM_DVC_REMOTE", "CSLM_CHECKPOINTS", "CSLM_ARTIFACTS")
+"""Variables that may name a place in an object store."""
+KEY = "AWS_ACCESS_KEY_ID"
 OWN_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 LABELS = {"app.kubernetes.io/part-of": "cslm", "app.kubernetes.io/component": "stage"}
 """What infra/kubernetes knows the pods of stages by."""
@@ -71,7 +74,11 @@ def no_rights() -> k8s.V1SecurityContext:
 
 
 def variables(given: dict[str, str], stage: graph.Stage) -> list[k8s.V1EnvVar]:
-    """Plain variables, and references to the Secret instead of what must not be read in a pod's description."""
+    """Plain variables, and references to the Secret instead of what must not be read in a pod's description.
+
+    Raises:
+        RunFailed: a file that a variable names lies not on the volume, or no Secret has the store's keys.
+    """
     told = container.environment(given, int(stage.meta.get("cpus", 1)), stage.name)
     for name in container.FILES:
         if told.get(name) and not _on_volume(Path(told[name])):
@@ -83,6 +90,14 @@ def variables(given: dict[str, str], stage: graph.Stage) -> list[k8s.V1EnvVar]:
     ]
     secret = os.environ.get(SECRET)
     if not secret:
+        if told.get(KEY) and any(os.environ.get(name, "").startswith("s3://") for name in STORES):
+            raise run.RunFailed(
+                f"{SECRET} is not set: pods take the object store's keys from a Secret, never from Airflow's "
+                f"connection {store_connection.CONNECTION} or the environment, which anybody could read in a "
+                f"pod's description. Make it (`kubectl -n {namespace()} create secret generic cslm-store "
+                f"--from-literal={KEY}=... --from-literal=AWS_SECRET_ACCESS_KEY=...`) and name it: "
+                f"{SECRET}=cslm-store"
+            )
         return plain
     return plain + [
         k8s.V1EnvVar(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from kubernetes.client import ApiClient
 from kubernetes.client import models as k8s
 
-from dags import failures, graph, images, places, run, runners
+from dags import failures, graph, images, places, run, runners, store_connection
 from dags.runners import container, docker, kubernetes, pods
 from tests.dags import toy
 
@@ -214,6 +215,22 @@ def test_a_pod_refers_to_secrets_and_holds_none(monkeypatch: pytest.MonkeyPatch,
     evaluate = _pod(monkeypatch, tmp_path, "evaluate", **secrets)
     assert "hidden" not in str(evaluate)
     assert "CSLM_JUDGE_API_KEY" in str(evaluate)
+
+
+@pytest.mark.parametrize("store", ["CSLM_DVC_REMOTE", "CSLM_CHECKPOINTS", "CSLM_ARTIFACTS"])
+def test_keys_that_no_secret_has_are_refused_and_not_left_out(
+    store: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Else the pod would ask the store without any, and the stage would fail for no reason that is seen."""
+    connection = {"conn_type": "generic", "login": "hidden-key", "password": "hidden-secret"}
+    monkeypatch.setenv("AIRFLOW_CONN_CSLM_S3", json.dumps(connection))
+    store_connection.take_over()
+    with pytest.raises(run.RunFailed, match="pods take the object store's keys from a Secret") as refused:
+        _pod(monkeypatch, tmp_path, "validate", **{store: "s3://bucket/folder"})
+    assert "name it: CSLM_KUBERNETES_SECRET=cslm-store" in str(refused.value)
+    assert "hidden" not in str(refused.value)
+    monkeypatch.delenv(store)
+    assert "hidden" not in str(_pod(monkeypatch, tmp_path, "validate")), "without a store none is needed"
 
 
 def test_a_stage_with_gpus_asks_for_them_and_for_nodes_that_have_them(

@@ -1,4 +1,4 @@
-"""What Airflow's connection to the object store becomes. Tasks that work with it: tests/infra/test_demo.py."""
+"""What Airflow's connection to the object store becomes. Tasks with it: tests/infra (test_demo, test_tries)."""
 
 from __future__ import annotations
 
@@ -35,6 +35,15 @@ def test_its_keys_take_the_place_of_those_of_the_environment_as_a_whole(
     assert os.environ["AWS_ENDPOINT_URL"] == "http://environment"
 
 
+def test_the_tasks_log_names_what_it_gave_and_no_key(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO"):
+        connect(monkeypatch, login="key", password="secret", extra={"region_name": "eu"})
+    given = "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_DEFAULT_REGION"
+    assert f"Airflow's connection cslm_s3 gives {given}" in caplog.messages
+
+
 def test_without_keys_those_of_the_environment_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     connect(monkeypatch, extra={"endpoint_url": "https://store", "verify": "/etc/ca.pem"})
     assert os.environ["AWS_ENDPOINT_URL"] == "https://store"
@@ -50,6 +59,9 @@ def test_without_keys_those_of_the_environment_stay(monkeypatch: pytest.MonkeyPa
         ({"password": "secret"}, "cslm_s3 has no login: give it both"),
         ({"extra": {"role_arn": "x"}}, "extra role_arn: .* only these: endpoint_url, region_name, verify"),
         ({"extra": {"verify": False}}, "extra verify: only texts are known there"),
+        ({"host": "https://store"}, "has a host, which is not used: the store's address is endpoint_url in"),
+        ({"schema": "bucket"}, "has a schema, which is not used"),
+        ({"extra": {"endpoint_url": "store:9000"}}, "store:9000 is no address: https://s3.example.org, please"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(
