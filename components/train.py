@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,7 +29,7 @@ from cslm.training.attention import check_attention
 from cslm.training.checkpoints import OtherRanks
 from cslm.training.nodes import BadNodes, Nodes
 from cslm.training.preemption import Preempted
-from cslm.training.ranks import Job, RanksFailed, train_on_ranks
+from cslm.training.ranks import PREEMPTED, Job, RanksFailed, train_on_ranks
 from cslm.training.steps import LossNotFinite, OutOfMemory
 from cslm.training.trainer import shares_of_step
 
@@ -65,12 +66,16 @@ def explained() -> Iterator[None]:
     """Say it in one sentence if a training does not come to its end.
 
     Raises:
-        StageFailed: it was told to end, a rank has failed, memory is too small, the loss is no number, or the
-            checkpoint does not fit the ranks.
+        StageFailed: a rank has failed, memory is too small, the loss is no number, or the checkpoint does not
+            fit the ranks.
+        SystemExit: 75 (EX_TEMPFAIL), it was told to end; Airflow tries that again, and no other failure.
     """
     try:
         yield
-    except (LossNotFinite, OtherRanks, OutOfMemory, Preempted, RanksFailed) as error:
+    except Preempted as error:
+        print(error, file=sys.stderr, flush=True)
+        sys.exit(PREEMPTED)
+    except (LossNotFinite, OtherRanks, OutOfMemory, RanksFailed) as error:
         raise StageFailed(str(error)) from error
 
 

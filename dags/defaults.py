@@ -2,7 +2,8 @@
 is told of a failure.
 
 A failure that is explained (a bad parameter, a stage that ended with an error, a refused promotion) is final.
-What is tried again is a task whose process or machine went away; trainings go on from their last checkpoint.
+What is tried again is a task whose process or machine went away, or whose stage was told to end (SIGTERM);
+trainings go on from their last checkpoint.
 How often, says Airflow's `core.default_task_retries`: 2 with `make up`; `make demo` goes on when typed again.
 """
 

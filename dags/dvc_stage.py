@@ -13,7 +13,8 @@ writes the merged dvc.lock. The result file says which it was: `{"state": "cache
 On several nodes (PET_NODE_RANK, as Kubeflow Trainer sets it) only the first one does that. The others, in the
 same workspace, join in if the stage trains (cslm.training.join).
 
-Exit codes: 0 done, 1 the stage failed, 3 an ancestor or an input is missing.
+Exit codes: 0 done, 1 the stage failed, 3 an ancestor or an input is missing, 75 the stage was told to end
+(SIGTERM) and goes on when it is tried again, 143 the same was told to this program.
 """
 
 from __future__ import annotations
@@ -23,12 +24,13 @@ import ctypes
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,7 +46,13 @@ FIRST = 1
 """Process id in a container, which has no parent to die with."""
 GRACE_S = 25.0
 """What a training gets to write a checkpoint; less than a pod has."""
+KILLED_S = 2.0
+"""How long what is killed then may take to be gone."""
 MISSING = 3
+PREEMPTED = 75
+"""Exit code of a stage that was told to end, as of a training that was (cslm.training.ranks)."""
+TOLD_TO_END = re.compile(rf"exited with ({PREEMPTED}|{128 + signal.SIGTERM}|{-signal.SIGTERM})$")
+"""What DVC says of such a command; without a checkpoint, SIGTERM itself has ended it."""
 
 
 class Missing(Exception):
@@ -94,8 +102,14 @@ def told(work: Callable[[], None], pull: bool) -> int:
                 f"the bucket{_of_pod()}, then run this again: what is finished is kept"
             )
         print(f"error: {cause}", file=sys.stderr, flush=True)
-        return 1
+        return PREEMPTED if any(TOLD_TO_END.search(str(each)) for each in chain) else 1
     return 0
+
+
+def _of_pod() -> str:
+    """Whose keys they are, where it is not the environment or the connection of who reads this."""
+    secret = os.environ.get("CSLM_KUBERNETES_SECRET") if os.getpid() == FIRST else None
+    return f" (a pod has the keys of the Secret {secret} alone)" if secret else ""
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -106,12 +120,6 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def bring(repo: Repo, address: str, force: bool, pull: bool) -> str:
-def _of_pod() -> str:
-    """Whose keys they are, where it is not the environment or the connection of who reads this."""
-    secret = os.environ.get("CSLM_KUBERNETES_SECRET") if os.getpid() == FIRST else None
-    return f" (a pod has the keys of the Secret {secret} alone)" if secret else ""
-
-
     """Do the work of one stage; `cached` or `ran`. With `pull` its outputs are in the store afterwards, too.
 
     So are those that an earlier try has made and could not bring there.
@@ -246,22 +254,25 @@ def _end_group(*_: object) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     os.killpg(0, signal.SIGTERM)
     deadline = time.monotonic() + GRACE_S
-    while _others_in_group() and time.monotonic() < deadline:
+    while (others := _others_in_group()) and time.monotonic() < deadline + KILLED_S:
+        if time.monotonic() > deadline:
+            for other in others:
+                with suppress(ProcessLookupError):
+                    os.kill(other, signal.SIGKILL)
         time.sleep(0.1)
-    os.killpg(0, signal.SIGKILL)
-    os._exit(128 + signal.SIGTERM)  # the first process of a container outlives its own SIGKILL
+    os._exit(128 + signal.SIGTERM)  # and not by a SIGKILL of its own: who waits for it must know why it ended
 
 
-def _others_in_group() -> bool:
-    group = os.getpgrp()
+def _others_in_group() -> list[int]:
+    group, found = os.getpgrp(), []
     for status in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = status.read_text().rpartition(")")[2].split()
         except OSError:
             continue
         if int(fields[2]) == group and int(status.parent.name) != os.getpid() and fields[0] != "Z":
-            return True
-    return False
+            found.append(int(status.parent.name))
+    return found
 
 
 def _arguments() -> argparse.Namespace:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -18,11 +19,15 @@ from pathlib import Path
 from typing import Any
 
 from dags import events, graph, places, snapshot, tracking
+from dags.dvc_stage import PREEMPTED
 
 Facts = dict[str, Any]
 Log = Callable[[str], None]
 TAIL_LINES = 12
 REGISTER = "register"
+ENDED = 128 + signal.SIGTERM
+TOLD_TO_END = (PREEMPTED, ENDED, -signal.SIGTERM)
+"""Exit codes of a stage that was told to end, as whose machine is taken away: by itself, or by SIGTERM."""
 MADE_BY_DVC = ("Running stage '", "> ", "Updating lock file", "Use `dvc push`")
 
 
@@ -248,7 +253,8 @@ def _stream(work: Callable[[Log], int], facts: Facts, address: str, log: Log, wo
     """Do some work, pass on each line that it tells as it comes, and return them.
 
     Raises:
-        RunFailed: its exit code is not zero.
+        MachineAway: it was told to end, so another try may come to the end.
+        RunFailed: its exit code is any other than zero.
     """
     path = places.stage_log(facts["run"], address)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -268,8 +274,11 @@ def _stream(work: Callable[[Log], int], facts: Facts, address: str, log: Log, wo
         code = work(line)
     if code:
         cause = "\n".join(f"    {line}" for line in _cause(lines)) or "    it printed nothing"
-        raise RunFailed(
-            f"stage {address} failed{f' (killed by signal {-code})' if code < 0 else ''}\n"
+        told = code in TOLD_TO_END
+        how = f"killed by signal {-code}" if code < 0 else ""
+        how = "told to end, and goes on when it is tried again" if told else how
+        raise (MachineAway if told else RunFailed)(
+            f"stage {address} failed{f' ({how})' if how else ''}\n"
             f"  cause:\n{cause}\n  log: {path}\n  its files: {workspace}"
         )
     return lines

@@ -171,4 +171,4 @@ def _terminated(pod: k8s.V1Pod | None) -> k8s.V1ContainerStateTerminated | None:
 
 def _lost(pod: k8s.V1Pod, state: k8s.V1ContainerStateTerminated) -> bool:
     """Whether the cluster took the pod's place, and not the stage ended by itself."""
-    return bool(state.exit_code == pods.ENDED or pod.metadata.deletion_timestamp or pod.status.reason)
+    return bool(state.exit_code == run.ENDED or pod.metadata.deletion_timestamp or pod.status.reason)

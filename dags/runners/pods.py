@@ -35,8 +35,8 @@ LOGS_EVERY_S = 15
 GRACE_S = 30
 SHARED_MEMORY = "1Gi"
 OUT_OF_MEMORY = "OOMKilled"
-KILLED, ENDED = 137, 143
-"""Exit codes of SIGKILL, and of SIGTERM: what a pod gets whose place is taken."""
+KILLED = 137
+"""Exit code of SIGKILL."""
 
 
 def name(run_name: str, address: str, longest: int = LONGEST_NAME) -> str:

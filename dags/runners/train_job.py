@@ -36,8 +36,6 @@ JOB_FILE = "CSLM_JOB"
 GONE_S = 120
 """How long the pods of a TrainJob that was removed may take to end."""
 TAIL_LINES = 12
-PREEMPTED = 75
-"""Exit code of a node whose training was told to end, and has written a checkpoint (cslm.training.join)."""
 REFUSED = (400, 403, 404, 422)
 
 
@@ -286,5 +284,5 @@ def _taken(pod: Any) -> str:
     """Whether and why a node was taken, or told to end for a reason other than another node's failure."""
     if why := train_job_trigger.taken(pod):
         return why
-    told = _code(pod) in (pods.ENDED, PREEMPTED) and pod.metadata.deletion_timestamp is None
+    told = _code(pod) in run.TOLD_TO_END and pod.metadata.deletion_timestamp is None
     return f"node {train_job_trigger.number(pod)} was told to end" if told else ""

@@ -199,6 +199,25 @@ def test_killed_stage_is_reported_and_rerun_gives_the_undisturbed_result(project
     toy.calls(project)
 
 
+@pytest.mark.parametrize("who", ["its command", "all of it"])
+def test_a_stage_that_is_told_to_end_is_one_to_try_again(project: Path, who: str) -> None:
+    """Which of these Airflow tries again: tests/infra/test_tries.py."""
+    process = toy.pipeline(project, f"told-{len(who)}", overrides={"final.mode": "hang", "final.plus": 60})
+    pid = project / "var" / "pid"
+    deadline = time.monotonic() + 90
+    while not pid.exists() or not pid.read_text():
+        assert process.poll() is None and time.monotonic() < deadline, "the stage has not begun"
+        time.sleep(0.1)
+    command = int(pid.read_text())
+    os.kill(command if who == "its command" else os.getpgid(command), signal.SIGTERM)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "stage final failed (told to end, and goes on when it is tried again)" in told
+    assert not _lives(command)
+    pid.unlink()
+    toy.calls(project)
+
+
 def test_killed_task_takes_its_stage_with_it(project: Path) -> None:
     process = toy.pipeline(project, "orphan", overrides={"final.mode": "hang", "final.plus": 3})
     pid = project / "var" / "pid"

@@ -294,6 +294,7 @@ def _ended_pod(
         (_ended_pod(0), "success", 0, ""),
         (_ended_pod(1, "Error"), "failed", 1, ""),
         (_ended_pod(137, "OOMKilled"), "failed", 137, "needs more than its memory, 2Gi"),
+        (_ended_pod(75, "Error"), "failed", 75, ""),
         (_ended_pod(143, "Error"), "failed", run.MachineAway, ""),
         (_ended_pod(137, "Error", gone=True), "failed", run.MachineAway, ""),
         (_ended_pod(137, "Error", pod_reason="Evicted"), "failed", run.MachineAway, ""),

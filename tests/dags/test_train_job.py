@@ -17,7 +17,7 @@ import pytest
 import yaml
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, TaskDeferred
 
-from dags import graph, places, run, runners, tracking
+from dags import dvc_stage, graph, places, run, runners, tracking
 from dags.runners import pods, train_job
 from dags.runners.train_job_trigger import TrainJobTrigger
 from tests import trainer_schema
@@ -194,6 +194,7 @@ def test_what_is_done_is_gathered_and_removed(api: Api) -> None:
         ([(0, 1, {}), (1, 143, EVICTED)], AirflowException, "node 1: preempted"),
         ([(0, 1, {}), (1, 137, {"reason": "NodeLost"})], AirflowException, "node 1: NodeLost"),
         ([(1, 75, {})], AirflowException, "node 1 was told to end"),
+        ([(0, 75, {})], AirflowException, "node 0 was told to end"),
         ([], AirflowException, "jobs failed"),
         (
             [(0, 1, {}), (1, 143, {"metadata": {"deletionTimestamp": "2026-11-27T21:00:00Z"}})],
@@ -329,4 +330,4 @@ def test_both_sides_know_the_same_names() -> None:
     """dags/ must not import cslm/, so what they agree on stands in both."""
     training = places.PROJECT / "cslm" / "training"
     assert f'\nFILE = "{train_job.JOB_FILE}"\n' in (training / "nodes.py").read_text()
-    assert f"\nPREEMPTED = {train_job.PREEMPTED}\n" in (training / "ranks.py").read_text()
+    assert f"\nPREEMPTED = {dvc_stage.PREEMPTED}\n" in (training / "ranks.py").read_text()

@@ -6,10 +6,15 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from tests.end_to_end.checkout import ORCHESTRATOR
+
+PYTHON = str(ORCHESTRATOR)
+"""Who has Airflow and DVC, whoever runs the test."""
 CHECKOUT = Path(__file__).absolute().parents[2]
 
 DVC_YAML = """\
@@ -89,6 +94,12 @@ else:
     if param("mode") == "hang" and not pathlib.Path(os.environ["CSLM_HOME"], "pid").exists():
         write(os.environ["CSLM_HOME"] + "/pid", str(os.getpid()))
         time.sleep(600)
+    if param("mode") == "preempted":
+        checkpoint = pathlib.Path(os.environ["CSLM_HOME"], "checkpoints", "final-half", "step")
+        if not checkpoint.exists():
+            write(checkpoint, "20")
+            sys.exit(75)
+        print("note: goes on from step " + checkpoint.read_text(), flush=True)
     if param("mode") == "wait":
         write(os.environ["CSLM_HOME"] + "/waits", "")
         while not pathlib.Path(os.environ["CSLM_HOME"], "go").exists():
@@ -154,14 +165,28 @@ def make(path: Path) -> Path:
         shutil.copy(CHECKOUT / name, path / name)
     python = path / ".venv" / "components" / "bin" / "python"
     python.parent.mkdir(parents=True)
-    python.symlink_to(os.path.realpath(sys.executable))
+    python.symlink_to(os.path.realpath(PYTHON))
     run(path, "git", "init", "--quiet", "--initial-branch=main")
-    run(path, sys.executable, "-m", "dvc", "add", "--quiet", "data/in")
-    run(path, sys.executable, "-m", "dvc", "push", "--quiet", "-r", "embedded")
+    run(path, PYTHON, "-m", "dvc", "add", "--quiet", "data/in")
+    run(path, PYTHON, "-m", "dvc", "push", "--quiet", "-r", "embedded")
     shutil.rmtree(path / ".dvc" / "cache")
     run(path, "git", "add", "--all")
     run(path, "git", "commit", "--quiet", "--message", "toy")
     return path
+
+
+def contained(path: Path) -> str:
+    """Let the stages of a toy work in containers; name of the image that they need."""
+    shutil.copytree(CHECKOUT / "requirements", path / "requirements")
+    (path / "components" / "toy").mkdir()
+    (path / "components" / "toy" / "Dockerfile").write_text("FROM localhost/another-one\n")
+    graph = yaml.safe_load((path / "dvc.yaml").read_text())
+    for row in graph["stages"].values():
+        row.get("do", row)["meta"] = {"image": "toy", "cpus": 1, "memory": "1Gi"}
+    (path / "dvc.yaml").write_text(yaml.safe_dump(graph, sort_keys=False))
+    run(path, "git", "add", "--all")
+    run(path, "git", "commit", "--quiet", "--message", "contained")
+    return run(path, PYTHON, "-c", "from dags import images; print(images.name('toy'))").strip()
 
 
 def environment(path: Path) -> dict[str, str]:
@@ -196,7 +221,7 @@ def run(path: Path, *command: str) -> str:
 def demo(path: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     """`make demo` of the toy, with PROFILE, SET, FORCE, REF, RUN as the environment gives them."""
     return subprocess.run(
-        [sys.executable, "-m", "infra.demo"],
+        [PYTHON, "-m", "infra.demo"],
         cwd=path,
         env=environment(path) | variables,
         capture_output=True,
@@ -228,7 +253,7 @@ def pipeline(path: Path, name: str, remote: Path | str | None = None, **conf: An
     `remote` is where machines share the outputs of stages (CSLM_DVC_REMOTE).
     """
     return subprocess.Popen(
-        [sys.executable, "-c", WITHOUT_AIRFLOW, json.dumps({"name": name, **conf})],
+        [PYTHON, "-c", WITHOUT_AIRFLOW, json.dumps({"name": name, **conf})],
         cwd=path,
         env=environment(path) | ({"CSLM_DVC_REMOTE": str(remote)} if remote else {}),
         stdout=subprocess.DEVNULL,

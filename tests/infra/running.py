@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import socket
 import subprocess
-import sys
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ def _free_port() -> int:
 def services(project: Path, ports: dict[str, str], action: str) -> subprocess.CompletedProcess[str]:
     """`make up` or `make down`."""
     return subprocess.run(
-        [sys.executable, "-m", "infra.services", action],
+        [toy.PYTHON, "-m", "infra.services", action],
         cwd=project,
         env=toy.environment(project) | ports,
         capture_output=True,
@@ -85,3 +85,45 @@ def call(
     with urllib.request.urlopen(request, timeout=30) as answer:
         content = answer.read()
     return content.decode() if text else json.loads(content)
+
+
+class Airflow:
+    """A running Airflow, as its page speaks to it."""
+
+    def __init__(self, address: str, token: str) -> None:
+        self._address, self._token = address, token
+
+    def call(self, path: str, body: dict[str, Any] | None = None, method: str | None = None) -> Any:
+        """Its answer; the page's own calls are under /api/v2 and /ui."""
+        return call(f"{self._address}{path}", body, self._token, method=method)
+
+    def train(self, name: str, overrides: dict[str, Any] | None = None) -> str:
+        """Trigger `cslm_train`; path of the run."""
+        runs, conf = "/api/v2/dags/cslm_train/dagRuns", {"name": name, "overrides": overrides or {}}
+        return f"{runs}/{self.call(runs, {'logical_date': None, 'conf': conf})['dag_run_id']}"
+
+    def ended(self, run: str, limit_s: float = LIMIT_S) -> str:
+        """State in which a run ends."""
+        return ended(f"{self._address}{run}", self._token, limit_s)
+
+    def tries(self, run: str, task: str) -> int:
+        """How often a task of a run was tried."""
+        return int(self.call(f"{run}/taskInstances/{task}")["try_number"])
+
+    def log(self, run: str, task: str) -> str:
+        """What the first try of a task has logged."""
+        return json.dumps(self.call(f"{run}/taskInstances/{task}/logs/1"), ensure_ascii=False)
+
+
+@contextmanager
+def started(project: Path, **variables: str) -> Iterator[Airflow]:
+    """The services of a toy project in such an environment."""
+    given = ports() | variables
+    up = services(project, given, "up")
+    try:
+        assert up.returncode == 0, up.stdout + up.stderr
+        there = Airflow(*airflow(project, given))
+        until(lambda: there.call("/api/v2/dags?dag_id_pattern=cslm_train")["total_entries"])
+        yield there
+    finally:
+        services(project, given, "down")

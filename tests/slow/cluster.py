@@ -33,8 +33,14 @@ PORTION_S = 1.0
 class Cluster:
     """Pods by name, their volume claims (name -> folder) and secrets (name -> values)."""
 
-    def __init__(self, engine: dict[str, str], claims: dict[str, Path], secrets: dict[str, dict[str, str]]):
-        self.engine, self.claims, self.secrets = engine, claims, secrets
+    def __init__(
+        self,
+        engine: dict[str, str],
+        claims: dict[str, Path],
+        secrets: dict[str, dict[str, str]],
+        network: str = "none",
+    ) -> None:
+        self.engine, self.claims, self.secrets, self.network = engine, claims, secrets, network
         self.pods: dict[str, dict[str, Any]] = {}
         self.created: list[dict[str, Any]] = []
         """Descriptions of all pods that there ever were, as Airflow sent them."""
@@ -72,7 +78,7 @@ class Cluster:
         yield f"--user={user['runAsUser']}:{user['runAsGroup']}"
         limits = container["resources"]["limits"]
         yield f"--memory={limits['memory'].replace('Gi', 'g').replace('Mi', 'm')}"
-        yield "--network=none"
+        yield f"--network={self.network}"
 
     def _volumes(self, spec: dict[str, Any], container: dict[str, Any]) -> Iterator[str]:
         volumes = {volume["name"]: volume for volume in spec["volumes"]}
