@@ -1,18 +1,24 @@
-"""Ranks are refused at the door where they cannot work."""
+"""Ranks are refused at the door where they cannot work, and a training says whether another try goes on."""
 
 from __future__ import annotations
 
 import dataclasses
+import os
+import shutil
+import signal
 from pathlib import Path
 
 import pytest
+import yaml
 
 from components.settings import Training
 from components.stage import StageFailed
-from components.train import check_ranks, training_config
+from components.train import check_ranks, train_phase, training_config
 from cslm.packing import PackedRows, pack
 from cslm.sequences import SequenceBuilder
 from tests import tiny
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -58,3 +64,38 @@ def test_each_rank_needs_a_gpu_where_there_are_some(rows: PackedRows, monkeypatc
     check_ranks("finetune", config, rows, 4)
     with pytest.raises(StageFailed, match=r"finetune: 1 ranks cannot be shared among 2 nodes"):
         check_ranks("finetune", config, rows, 1)
+
+
+def test_a_training_that_is_told_to_end_ends_with_the_code_that_airflow_tries_again(
+    rows: PackedRows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What Airflow makes of it: tests/dags/test_run.py, tests/infra/test_tries.py."""
+    model, tokenizer = tiny.make()
+    for part in (model, tokenizer):
+        part.save_pretrained(tmp_path / "work" / "backbone")
+    shutil.copytree(tmp_path / "rows", tmp_path / "work" / "train" / "pretrain")
+    parameters = yaml.safe_load((ROOT / "params.yaml").read_text("utf-8"))
+    parameters["pretrain"] |= {"batch_tokens": 512, "epochs": 4}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(parameters), "utf-8")
+    shutil.copy(ROOT / "dvc.yaml", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CSLM_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("components.train.use_deepspeed_here", lambda: None)  # what other tests have compiled
+    heard: list[int] = []
+
+    def listen(step: int, numbers: dict[str, float]) -> None:
+        heard.append(step)
+        if len(heard) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr("components.train.log_to", lambda stage: listen)
+    phase = ("pretrain", Path("work/train/pretrain"), Path("work/backbone"), Path("work/base"))
+    with pytest.raises(SystemExit) as ended:
+        train_phase(*phase)
+    assert ended.value.code == 75
+    assert "it was told to end (SIGTERM), and did after step" in capsys.readouterr().err
+    assert not Path("work/base").exists()
+    before = len(heard)
+    train_phase(*phase)
+    assert heard[before] > heard[before - 1], "it goes on, and does not begin anew"
+    assert Path("work/base/config.json").exists()
