@@ -92,8 +92,19 @@ class Assistant:
 
     @classmethod
     def load(cls, model: Path, tokenizer: Path, decoder: Path) -> Assistant:
-        """Open the three parts from their folders."""
-        return cls(SpeechLanguageModel.load(model), open_tokenizer(tokenizer), SpeechDecoder.load(decoder))
+        """Open the three parts from their folders.
+
+        Raises:
+            FileNotFoundError: one of them is not there.
+            ValueError: the decoder speaks the units of another tokenizer.
+        """
+        hearing, speaking = open_tokenizer(tokenizer), SpeechDecoder.load(decoder)
+        if speaking.config.tokenizer != hearing.fingerprint:
+            raise ValueError(
+                f"the decoder in {decoder} speaks the units of another tokenizer than {tokenizer}: take the "
+                "two that were trained together"
+            )
+        return cls(SpeechLanguageModel.load(model), hearing, speaking)
 
     def voices(self, language: str) -> list[str]:
         """Names of the voices that speak a language by birth; any voice can speak any."""

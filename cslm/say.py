@@ -15,8 +15,7 @@ import numpy as np
 import typer
 
 from cslm.audio import SAMPLE_RATE, encode_wav
-from cslm.conversation import Assistant, Heard, Refused, Text, UnknownLanguage
-from cslm.decoder import UnknownVoice
+from cslm.conversation import Assistant, Heard, Refused, Text
 from cslm.generation import Sampling
 from cslm.questions import NoQuestion, read_recording
 
@@ -40,7 +39,7 @@ def main(
         samples = read_recording(question)
         assistant = Assistant.load(model, tokenizer, decoder)
         assistant.check(answer_language, voice)
-    except (NoQuestion, FileNotFoundError, UnknownLanguage, UnknownVoice) as error:
+    except (NoQuestion, FileNotFoundError, ValueError) as error:
         raise SystemExit(f"{question}: {error}" if isinstance(error, NoQuestion) else str(error)) from None
     started = time.perf_counter()
     spoken = []

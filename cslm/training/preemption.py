@@ -1,7 +1,7 @@
 """A training whose machine is taken away: SIGTERM ends it after the step that it is in, with a checkpoint.
 
-Clusters send it before they take a node back, and so do Kubernetes, DVC's caller and `kill`. The program then ends
-with a code of its own (`cslm.training.ranks.PREEMPTED`), by which whoever started it knows to try again.
+Clusters send it before they take a node back, and so do Kubernetes, DVC's caller and `kill`. The program then
+ends with a code of its own (`cslm.training.ranks.PREEMPTED`), by which whoever started it knows to try again.
 """
 
 from __future__ import annotations

