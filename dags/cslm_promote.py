@@ -69,7 +69,6 @@ with DAG(
         "version": Param(
             None, type=["integer", "null"], minimum=1, description="Number of the version; empty: the candidate"
         ),
-        "reason": Param("", type="string", description="Why it goes into production; it stays in the history"),
     },
 ) as cslm_promote:
     compared = gate()
@@ -77,6 +76,11 @@ with DAG(
         task_id="approve",
         subject="Version {{ ti.xcom_pull('gate')['version'] }} of {{ params.model }} into production?",
         body="{{ ti.xcom_pull('gate')['report'] }}",
+        params={
+            "reason": Param(
+                "", type="string", description="Why it goes into production; it stays in the history"
+            )
+        },
         response_timeout=PATIENCE,
         retries=0,
     )

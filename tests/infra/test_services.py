@@ -105,6 +105,7 @@ def test_a_candidate_goes_to_production_when_a_person_approves(
     detail, question = _asked(f"{dag}/{run['dag_run_id']}", token)
     assert question["subject"] == "Version 7 of cslm into production?"
     assert question["body"] == "| figure | **better** |"
+    assert list(question["params"]) == ["reason"], "what the page asks for beside the buttons"
     assert [call["command"] for call in _promote_calls(project)] == ["gate"], "nothing moves before the answer"
     answer = {"chosen_options": ["Approve"], "params_input": {"reason": "sounds better"}}
     running.call(detail, answer, token, method="PATCH")

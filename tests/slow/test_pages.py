@@ -87,11 +87,14 @@ def test_a_person_approves_and_mlflow_shows_the_alias(services: Services, page: 
     page.goto(f"{services.airflow}/dags/cslm_promote/runs/{name}/tasks/approve/required_actions")
     expect(page.get_by_text("Version 1 of cslm into production?")).to_be_visible(timeout=LIMIT_MS)
     _picture(page, "airflow-approval")
+    page.locator("#element_reason").fill("hears numbers better")
     page.get_by_role("button", name="Approve").click()
     assert running.ended(f"{runs}/{name}", services.token) == "success"
     page.goto(f"{services.mlflow}/#/models/cslm")
     expect(page.get_by_text("production").first).to_be_visible(timeout=LIMIT_MS)
     _picture(page, "mlflow-version")
+    page.goto(f"{services.mlflow}/#/models/cslm/versions/1")
+    expect(page.get_by_text("by admin: hears numbers better").first).to_be_visible(timeout=LIMIT_MS)
 
 
 def _named(runs: str, token: str, name: str) -> list[dict[str, Any]]:
