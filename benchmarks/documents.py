@@ -47,6 +47,7 @@ def plain_recipe(steps: int, learning_rate: float, seed: int) -> TrainingConfig:
         checkpoint_minutes=1e9,
         optimizer="adamw",
         zero_stage=0,
+        offload=None,
         speech_loss=1.0,
         half_precision=True,
         micro_batch_tokens=None,

@@ -285,6 +285,9 @@ class Training(Section):
     zero_stage: Literal[0, 1, 2, 3] = 2
     """What DeepSpeed shares among the ranks: nothing, optimiser states (1), gradients (2), weights (3). Muon
     needs whole matrices: 0."""
+    offload: Literal["optimizer", "weights"] | None = None
+    """What ZeRO keeps in the machine's memory instead of a GPU's: optimiser states (zero_stage 2 or 3), or the
+    weights too (3). It makes room for a larger model, and is slower."""
     gradient_checkpointing: bool = False
     """Keep less of the forward pass and make it again: less memory, a third more arithmetic."""
     attn_implementation: Literal["sdpa", "flash_attention_2", "flash_attention_3"] = "sdpa"
@@ -297,6 +300,9 @@ class Training(Section):
     def _work_together(self) -> Training:
         if self.optimizer == "muon" and self.zero_stage:
             raise ValueError(f"optimizer muon works with zero_stage 0 only, not {self.zero_stage}")
+        if self.offload and self.zero_stage < (3 if self.offload == "weights" else 2):
+            needed = "zero_stage 3" if self.offload == "weights" else "zero_stage 2 or 3"
+            raise ValueError(f"offload {self.offload} needs {needed}, not {self.zero_stage}")
         if self.attn_implementation != "sdpa" and not self.half_precision:
             raise ValueError(f"attn_implementation {self.attn_implementation} needs half_precision")
         if self.zero_stage == 3 and self.ranks == 1:

@@ -22,6 +22,7 @@ TRAINING = TrainingConfig(
     checkpoint_minutes=1e-9,
     optimizer="adamw",
     zero_stage=2,
+    offload=None,
     speech_loss=1.0,
     half_precision=True,
     gradient_checkpointing=False,

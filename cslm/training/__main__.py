@@ -25,7 +25,7 @@ from cslm.packing import PackedRows
 from cslm.training.preemption import Preempted
 from cslm.training.ranks import LOG, PREEMPTED, TRAINED, Job
 from cslm.training.trainer import train
-from cslm.training.zero import gathered
+from cslm.training.zero import gathered, offloaded
 
 PR_SET_PDEATHSIG = 1
 
@@ -38,7 +38,7 @@ def main() -> None:
     if on_gpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     shared = {
-        "zero_optimization": {"stage": job.config.zero_stage},
+        "zero_optimization": {"stage": job.config.zero_stage, **offloaded(job.config.offload)},
         "train_micro_batch_size_per_gpu": 1,
         "bf16": {"enabled": job.config.half_precision and on_gpu},
     }

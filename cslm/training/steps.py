@@ -155,8 +155,8 @@ class PackedTrainer(Trainer):
             fewer = f"micro_batch_tokens {length} (one row) to {(rows - 1) * length}, " if rows > 1 else ""
             raise OutOfMemory(
                 f"a micro batch of {rows * length} tokens needs more memory than {self.args.device} has: give "
-                f"{fewer}gradient_checkpointing: true, a greater zero_stage, more ranks or shorter rows "
-                f"(compose.length); `python -m cslm.plan` says what fits. It was: {error}"
+                f"{fewer}gradient_checkpointing: true, a greater zero_stage, offload, more ranks or shorter "
+                f"rows (compose.length); `python -m cslm.plan` says what fits. It was: {error}"
             ) from error
 
     def _skip(self, inputs: dict[str, Tensor], why: str) -> None:

@@ -49,6 +49,7 @@ class TrainingConfig:
     checkpoint_minutes: float
     optimizer: str
     zero_stage: int
+    offload: str | None
     speech_loss: float
     half_precision: bool
     gradient_checkpointing: bool
@@ -149,7 +150,7 @@ def train(
             bf16=config.half_precision and not on_processor,
             gradient_checkpointing=config.gradient_checkpointing,
             gradient_checkpointing_kwargs={"use_reentrant": False},
-            deepspeed=deepspeed_config(config.zero_stage),
+            deepspeed=deepspeed_config(config.zero_stage, config.offload),
         )
         rehearsal = Rehearsal(lambda: trainer.rehearse(rows.manifest.heaviest_row, shared.rows))
         trainer = PackedTrainer(

@@ -11,14 +11,15 @@ import torch
 from torch import Tensor
 
 
-def deepspeed_config(zero_stage: int) -> dict[str, Any]:
-    """DeepSpeed's settings; `auto` values follow the Trainer's."""
+def deepspeed_config(zero_stage: int, offload: str | None) -> dict[str, Any]:
+    """DeepSpeed's settings; `auto` values follow the Trainer's.
+
+    Args:
+        offload: what lies in the machine's memory: `optimizer` states, `weights` too (stage 3), or None.
+    """
     return {
-        "zero_optimization": {
-            "stage": zero_stage,
-            "stage3_gather_16bit_weights_on_model_save": True,
-            "stage3_param_persistence_threshold": "auto",
-        },
+        "zero_optimization": {"stage": zero_stage, **offloaded(offload)}
+        | {"stage3_gather_16bit_weights_on_model_save": True, "stage3_param_persistence_threshold": "auto"},
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "gradient_clipping": "auto",
@@ -26,6 +27,13 @@ def deepspeed_config(zero_stage: int) -> dict[str, Any]:
         "gradient_accumulation_steps": "auto",
         "bf16": {"enabled": "auto"},
     }
+
+
+def offloaded(what: str | None) -> dict[str, Any]:
+    """DeepSpeed's settings of what lies in the machine's memory."""
+    there = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+    names = {None: (), "optimizer": ("offload_optimizer",), "weights": ("offload_optimizer", "offload_param")}
+    return dict.fromkeys(names[what], there)
 
 
 def gathered(*weights: Tensor) -> AbstractContextManager[None]:
@@ -40,11 +48,15 @@ def forget_gradients(engine: Any) -> None:
 
     DeepSpeed does the same, for its own use, when a step overflows (`step` of its optimizers, 0.19).
     """
+    from deepspeed.runtime.zero.stage_1_and_2 import INITIAL_MICRO_STEP_ID
+
     engine.zero_grad()
     if not engine.zero_optimization():
         return
     engine.optimizer.zero_grad()  # ZeRO 3 writes over the sums then, instead of adding to them
     if engine.zero_optimization_stage() < 3:
+        engine.optimizer.micro_step_id = INITIAL_MICRO_STEP_ID  # of offloaded sums: the next are no addition
+        engine.optimizer.local_overflow = False
         for group in engine.optimizer.averaged_gradients:
             engine.optimizer.averaged_gradients[group] = None
         for group in engine.optimizer.all_grad_tensors:

@@ -66,6 +66,10 @@ def test_the_default_profile_is_sample() -> None:
         ),
         ({"pretrain": {"optimizer": "muon", "zero_stage": 2}}, ["pretrain", "zero_stage 0 only, not 2"]),
         (
+            {"pretrain": {"optimizer": "adamw", "offload": "optimizer", "zero_stage": 1}},
+            ["optimizer needs zero_stage 2 or 3"],
+        ),
+        (
             {"compose": {"pretrain": dict.fromkeys(("asr", "tts", "mt", "text", "repeat"), 0.0)}},
             ["compose.pretrain", "more than 0"],
         ),

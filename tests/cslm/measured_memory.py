@@ -56,6 +56,7 @@ def measure(shape: dict[str, int], folder: Path) -> int:
         checkpoint_minutes=1e9,
         optimizer="adamw",
         zero_stage=0,
+        offload=None,
         speech_loss=1.0,
         half_precision=False,
         gradient_checkpointing=again,

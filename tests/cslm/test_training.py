@@ -86,8 +86,17 @@ def without_third_step(
 
 
 @pytest.mark.parametrize(
-    ("zero_stage", "what"),
-    [(0, "loss"), (0, "gradient"), (1, "loss"), (2, "gradient"), (3, "loss"), (3, "gradient")],
+    ("zero_stage", "offload", "what"),
+    [
+        (0, None, "loss"),
+        (0, None, "gradient"),
+        (1, None, "loss"),
+        (2, None, "gradient"),
+        (2, "optimizer", "gradient"),
+        (3, None, "loss"),
+        (3, None, "gradient"),
+        (3, "weights", "gradient"),
+    ],
 )
 def test_one_bad_micro_batch_leaves_out_the_whole_step(
     tiny: tuple[LlamaForCausalLM, PreTrainedTokenizerFast],
@@ -95,12 +104,14 @@ def test_one_bad_micro_batch_leaves_out_the_whole_step(
     without_third_step: tuple[LlamaForCausalLM, list[dict[str, float]]],
     tmp_path: Path,
     zero_stage: int,
+    offload: str | None,
     what: str,
 ) -> None:
     """The second of four, in step 3: as if the step had been one batch."""
     whole, log = without_third_step
     parts = _broken_at(tiny[0], range(10, 11), what)
-    _same(log, _logged(parts, few, tmp_path, zero_stage=zero_stage, micro_batch_tokens=128))
+    sharing = {"zero_stage": zero_stage, "offload": offload}
+    _same(log, _logged(parts, few, tmp_path, micro_batch_tokens=128, **sharing))
     assert sum(entry["skipped_steps"] for entry in log) == 1
     assert [path.name for path in tmp_path.glob("skipped-*")] == ["skipped-step-3-rank-0.safetensors"]
     with gathered(*parts.parameters()):

@@ -37,6 +37,7 @@ CONFIG = TrainingConfig(
     checkpoint_minutes=1e-9,
     optimizer="adamw",
     zero_stage=2,
+    offload=None,
     speech_loss=0.5,
     half_precision=False,
     gradient_checkpointing=False,
@@ -111,6 +112,13 @@ def _same(alone: list[Losses], several: list[Losses]) -> None:
 @pytest.mark.parametrize("zero_stage", [0, 2, 3])
 def test_so_it_is_with_micro_batches(job: Job, alone: list[Losses], tmp_path: Path, zero_stage: int) -> None:
     _same(alone, _losses(job, tmp_path / "ranks", 2, zero_stage=zero_stage, micro_batch_tokens=128))
+
+
+@pytest.mark.parametrize(("zero_stage", "what"), [(2, "optimizer"), (3, "optimizer"), (3, "weights")])
+def test_so_it_is_with_what_lies_elsewhere(
+    job: Job, alone: list[Losses], tmp_path: Path, zero_stage: int, what: str
+) -> None:
+    _same(alone, _losses(job, tmp_path / "ranks", 2, zero_stage=zero_stage, offload=what))
 
 
 @pytest.mark.parametrize("rank", [0, 1])
