@@ -62,15 +62,16 @@ class SpeechLanguageModel:
 
     @classmethod
     def load(cls, folder: Path) -> SpeechLanguageModel:
-        """Open a Hugging Face checkpoint with its tokenizer.
+        """Open a Hugging Face checkpoint with its tokenizer, on the GPU if there is one.
 
         Raises:
             FileNotFoundError: there is none in the folder.
         """
         if not (folder / "config.json").is_file():  # the library would look for it on the network
             raise FileNotFoundError(f"no language model in {folder}: it has no config.json")
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
-        return cls(model, AutoTokenizer.from_pretrained(folder))
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        return cls(model.to(device), AutoTokenizer.from_pretrained(folder))
 
     @torch.inference_mode()
     def generate(
@@ -102,8 +103,8 @@ class SpeechLanguageModel:
     def _batch(self, prompts: list[list[int]], reply: Reply, max_new_tokens: int) -> list[list[int]]:
         longest = max(map(len, prompts))
         pad = [longest - len(prompt) for prompt in prompts]
-        ids = torch.tensor([[self.builder.end_id] * p + prompt for p, prompt in zip(pad, prompts, strict=True)])
-        mask = torch.tensor([[0] * p + [1] * (longest - p) for p in pad])
+        ids = self._there([[self.builder.end_id] * p + each for p, each in zip(pad, prompts, strict=True)])
+        mask = self._there([[0] * p + [1] * (longest - p) for p in pad])
         positions = (mask.cumsum(-1) - 1).clamp_min(0)
         cache = DynamicCache()
         rows = list(range(len(prompts)))
@@ -126,9 +127,9 @@ class SpeechLanguageModel:
                 break
             if len(alive) < len(rows):
                 rows, grown = [rows[i] for i in alive], [grown[i] for i in alive]
-                cache.batch_select_indices(torch.tensor(alive))
+                cache.batch_select_indices(self._there(alive))
                 mask, positions = mask[alive], positions[alive]
-            ids = torch.tensor([[chosen[i]] for i in alive])
+            ids = self._there([[chosen[i]] for i in alive])
             mask = torch.cat([mask, torch.ones_like(ids)], -1)
             positions = positions[:, -1:] + 1
         return answers
@@ -164,7 +165,7 @@ class SpeechLanguageModel:
             ).hidden_states
             layers = [(state * part[..., None]).sum(1) / part.sum(1, keepdim=True) for state in states]
             rows.append(torch.stack(layers))
-        return torch.cat(rows, 1).float().numpy()
+        return torch.cat(rows, 1).float().cpu().numpy()
 
     @torch.inference_mode()
     def token_losses(self, sequences: list[Sequence], batch_size: int) -> list[tuple[float, int]]:
@@ -188,6 +189,10 @@ class SpeechLanguageModel:
         """Right-padded ids and mask, (B, longest) each."""
         longest = max(map(len, sequences))
         pad = self.builder.end_id
-        ids = torch.tensor([row + [pad] * (longest - len(row)) for row in sequences])
-        mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in sequences])
+        ids = self._there([row + [pad] * (longest - len(row)) for row in sequences])
+        mask = self._there([[1] * len(row) + [0] * (longest - len(row)) for row in sequences])
         return ids, mask
+
+    def _there(self, numbers: list[int] | list[list[int]]) -> Tensor:
+        """A tensor where the model is."""
+        return torch.tensor(numbers, device=self.model.device)
