@@ -19,30 +19,20 @@ from transformers import PreTrainedModel
 
 from cslm.packing import PackedRows, pack
 from cslm.sequences import SequenceBuilder
-from cslm.training import TrainingConfig
 from cslm.training.preemption import Preempted
 from cslm.training.ranks import PREEMPTED, Job, RanksFailed, train_on_ranks
 from tests import tiny
 
 STEPS = 6
 Losses = dict[str, float]
-CONFIG = TrainingConfig(
-    learning_rate=3e-3,
+CONFIG = dataclasses.replace(
+    tiny.TRAINING,
     epochs=10.0,
     max_steps=STEPS,
     batch_tokens=512,
-    micro_batch_tokens=None,
-    warmup=0.1,
     weight_decay=0.01,
-    checkpoint_minutes=1e-9,
-    optimizer="adamw",
-    zero_stage=2,
-    offload=None,
     speech_loss=0.5,
     half_precision=False,
-    gradient_checkpointing=False,
-    attn_implementation="sdpa",
-    seed=1,
 )
 
 
