@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import sqlite3
-import tempfile
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 
 from components.stage import home
+from cslm.scratch import scratch_database
 
 
 class Ids:
-    """A set of ids in a database; `Ids.scratch` makes one and removes it.
-
-    The database answers from its own cache of 2 MB and the system's of the file, and nothing of it outlives
-    the stage, so it is not asked to survive a crash.
-    """
+    """A set of ids in a database, which answers from a cache of 2 MB; `Ids.scratch` makes and removes one."""
 
     def __init__(self, database: sqlite3.Connection) -> None:
         self._database = database
-        for setting in ("journal_mode = OFF", "synchronous = OFF"):
-            database.execute(f"PRAGMA {setting}")
         database.execute("CREATE TABLE ids (id TEXT PRIMARY KEY) WITHOUT ROWID")
         database.execute("BEGIN")  # and never an end: a transaction for each id would write each to the disk
 
@@ -28,11 +22,7 @@ class Ids:
     @contextmanager
     def scratch(cls) -> Iterator[Ids]:
         """An empty set, for a block."""
-        home().mkdir(parents=True, exist_ok=True)
-        with (
-            tempfile.TemporaryDirectory(dir=home(), prefix="scratch-") as folder,
-            closing(sqlite3.connect(f"{folder}/ids.sqlite", isolation_level=None)) as database,
-        ):
+        with scratch_database(home()) as database:
             yield cls(database)
 
     def add(self, new: str) -> None:

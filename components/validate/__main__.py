@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import sqlite3
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,9 +27,11 @@ import typer
 from components.settings import Settings
 from components.stage import Stage, StageFailed, home, write_json
 from components.validate import counts, suites, tables
-from components.validate.tables import SIDES, Measured
+from components.validate.tables import SIDES
+from cslm.scratch import file_of, scratch_database
 from cslm.validation import drift, leaks
 from cslm.validation.checks import Check, Limits, pair_checks, utterance_checks
+from cslm.validation.statistics import Statistics
 
 REPORT = "report/validation"
 REFUSED = "refused.tsv"
@@ -58,79 +62,69 @@ def limits_of(settings: Settings) -> Limits:
     )
 
 
-def measure_all(corpora: tables.Corpora, limits: Limits) -> tuple[dict[str, Measured], dict[str, list[Check]]]:
+def measure_all(
+    corpora: tables.Corpora, limits: Limits, database: sqlite3.Connection
+) -> tuple[dict[str, Statistics], dict[str, list[Check]]]:
     """Statistics of every table, with the reasons of all checks, and the row checks themselves."""
     checks = {"utterances": utterance_checks(limits)}
     checks |= {table: pair_checks(sides, limits) for table, sides in SIDES.items()}
-    measured = {"utterances": tables.measure_utterances(corpora, checks["utterances"], limits.max_duration_s)}
-    measured |= {table: tables.measure_texts(table, corpora, checks[table]) for table in SIDES}
-    present = {table: rows for table, rows in measured.items() if not rows.frame.empty}
-    for table, rows in present.items():
-        _check_between_rows(table, rows, measured["utterances"], limits)
-    heldout = _heldout_texts(present)
-    for table, rows in present.items():
-        rows.refuse(leaks.shared_texts(rows.accepted(), LEAK_KEYS[table], heldout))
-    return measured, checks
-
-
-def _check_between_rows(table: str, rows: Measured, utterances: Measured, limits: Limits) -> None:
-    rows.refuse(leaks.repeated_ids(rows.accepted()))
-    if table == "utterances":
-        rows.refuse(leaks.repeated_audio(rows.accepted()))
-        rows.refuse(leaks.shared_speakers(rows.accepted(), limits.speakers_apart))
-    if table == "dialogues" and not utterances.frame.empty:
-        splits = utterances.accepted().set_index("id")["split"]
-        rows.refuse(leaks.heldout_speech(rows.accepted(), ("question_speech", "answer_speech"), splits))
-
-
-def _heldout_texts(measured: Mapping[str, Measured]) -> dict[Any, tuple[str, str]]:
-    """Every text of a held-out row of any table, with its split and id."""
-    texts: dict[Any, tuple[str, str]] = {}
+    longest = limits.max_duration_s
+    measured = {"utterances": tables.measure_utterances(corpora, checks["utterances"], longest, database)}
+    measured |= {table: tables.measure_texts(table, corpora, checks[table], database) for table in SIDES}
     for table, rows in measured.items():
-        texts |= leaks.heldout_texts(rows.accepted(), LEAK_KEYS[table])
-    return texts
+        rows.refuse(leaks.repeated_ids(rows))
+        if table == "utterances":
+            rows.refuse(leaks.repeated_audio(rows))
+            rows.refuse(leaks.shared_speakers(rows, limits.speakers_apart))
+        if table == "dialogues":
+            speech = ("question_speech", "answer_speech")
+            rows.refuse(leaks.heldout_speech(rows, speech, measured["utterances"]))
+    heldout = leaks.HeldOutTexts(database)
+    for table, rows in measured.items():
+        heldout.add(rows, LEAK_KEYS[table])
+    for table, rows in measured.items():
+        rows.refuse(leaks.shared_texts(rows, LEAK_KEYS[table]))
+    return measured, checks
 
 
 def run_suites(
     run: suites.Suites,
-    measured: Mapping[str, Measured],
+    measured: Mapping[str, Statistics],
     checks: Mapping[str, list[Check]],
     max_quarantined: float,
     speakers_apart: Sequence[str],
 ) -> None:
     """The suites of each table: as it was delivered, and what was accepted of it."""
-    present = {table: rows for table, rows in measured.items() if not rows.frame.empty}
-    heldout = _heldout_texts(present)
-    for table, rows in present.items():
-        accepted = rows.accepted()
+    for table, rows in measured.items():
+        if not rows:
+            continue
+        columns = ", ".join(rows.columns)
+        delivered = f"SELECT {columns} FROM {table}"
+        leaking = _leaking(rows, speakers_apart)
+        accepted = f"SELECT {columns}, number IN ({leaking}) AS leak FROM {table} WHERE reason IS NULL"
         keys = ["id", "audio_hash"] if table == "utterances" else ["id"]
-        for name, frame, mostly in (
-            (f"{table}_delivered", rows.frame, 1 - max_quarantined),
-            (f"{table}_accepted", accepted.assign(leak=_leaks(table, accepted, heldout, speakers_apart)), 1.0),
+        for name, query, names, mostly in (
+            (f"{table}_delivered", delivered, rows.columns, 1 - max_quarantined),
+            (f"{table}_accepted", accepted, [*rows.columns, "leak"], 1.0),
         ):
-            wanted = [suites.columns(list(frame.columns)), *suites.expectations_of(checks[table], mostly)]
+            wanted = [suites.columns(names), *suites.expectations_of(checks[table], mostly)]
             wanted += [suites.unique(key, mostly) for key in keys]
-            wanted += [suites.between("leak", 0, 0)] if "leak" in frame else []
-            if not frame.empty:
-                run.check(name, frame, wanted)
+            wanted += [suites.between("leak", 0, 0)] if "leak" in names else []
+            if query is delivered or rows.accepted:
+                run.check_query(name, query, wanted)
 
 
-def _leaks(
-    table: str,
-    accepted: pd.DataFrame,
-    heldout: Mapping[Any, tuple[str, str]],
-    speakers_apart: Sequence[str],
-) -> pd.Series:
-    """1 for each accepted training row that shares text or speaker with held-out rows: none should."""
-    found = {index for index, _ in leaks.shared_texts(accepted, LEAK_KEYS[table], heldout)}
-    if table == "utterances":
-        found |= {index for index, _ in leaks.shared_speakers(accepted, speakers_apart)}
-    return pd.Series(accepted.index.isin(list(found)).astype(int), index=accepted.index)
+def _leaking(rows: Statistics, speakers_apart: Sequence[str]) -> str:
+    """Numbers of accepted training rows that share text or speaker with held-out rows: there should be none."""
+    found = {number for number, _ in leaks.shared_texts(rows, LEAK_KEYS[rows.name])}
+    if rows.name == "utterances":
+        found |= {number for number, _ in leaks.shared_speakers(rows, speakers_apart)}
+    return ", ".join(map(str, sorted(found)))
 
 
 def run_share_suite(
     run: suites.Suites,
-    measured: Mapping[str, Measured],
+    measured: Mapping[str, Statistics],
     rejected: Mapping[str, int],
     languages: list[str],
     max_quarantined: float,
@@ -138,29 +132,28 @@ def run_share_suite(
     """How much of each table was refused, and what remains of each language; the frame it was decided on."""
     counts = []
     for table, rows in measured.items():
-        delivered = len(rows.frame) + rejected[table]
-        refused = len(rows.reasons) + rejected[table]
+        delivered = rows.rows + rejected[table]
+        refused = rows.refused + rejected[table]
         share = refused / delivered if delivered else 0.0
         counts.append({"id": table, "delivered": delivered, "refused": refused, "refused_share": share})
     shares = pd.DataFrame(counts)
     run.check("refused", shares, [suites.between("refused_share", high=max_quarantined)])
-    utterances = measured["utterances"]
-    spoken = [] if utterances.frame.empty else utterances.accepted()["language"].tolist()
-    remaining = pd.DataFrame([{"id": language, "utterances": spoken.count(language)} for language in languages])
+    spoken = dict(measured["utterances"].ask("language, count(*) FROM {accepted} GROUP BY language"))
+    remaining = pd.DataFrame([{"id": each, "utterances": spoken.get(each, 0)} for each in languages])
     run.check("remaining", remaining, [suites.between("utterances", low=1)])
     return shares
 
 
 def run_drift_suite(
-    run: suites.Suites, utterances: pd.DataFrame, remembered: Mapping[str, Any], limit: float
+    run: suites.Suites, utterances: Statistics, remembered: Mapping[str, Any], limit: float
 ) -> tuple[dict[str, Any], pd.DataFrame]:
     """The present version's statistics to remember, and its distances to the last accepted one."""
     present: dict[str, Any] = {}
     distances = []
-    groups = utterances.groupby(["source", "language"]) if not utterances.empty else ()
-    for (source, language), rows in groups:
+    for source, language in utterances.groups("source", "language"):
         for statistic in STATISTICS:
-            name, values = f"{source}.{language}.{statistic}", rows[statistic].to_numpy(float)
+            name = f"{source}.{language}.{statistic}"
+            values = utterances.values(statistic, {"source": source, "language": language})
             present[name] = drift.remember(values)
             if name in remembered:
                 distances.append(
@@ -179,11 +172,12 @@ def run_drift_suite(
 
 def main() -> None:
     """Check all corpora (work/corpora); accept, quarantine or stop."""
-    with Stage("validate") as stage:
-        validate(stage)
+    with Stage("validate") as stage, scratch_database(home()) as database:
+        os.environ["SQLITE_TMPDIR"] = str(file_of(database).parent)  # where it sorts what is large
+        validate(stage, database)
 
 
-def validate(stage: Stage) -> None:
+def validate(stage: Stage, database: sqlite3.Connection) -> None:
     """The whole stage.
 
     Raises:
@@ -193,31 +187,29 @@ def validate(stage: Stage) -> None:
     corpora = {key: Path("work/corpora") / key for key in stage.settings.corpora}
     tables.check_schemas(corpora)
     limits = limits_of(stage.settings)
-    measured, checks = measure_all(corpora, limits)
+    measured, checks = measure_all(corpora, limits, database)
     with stage.output("work/accepted") as accepted:
         with stage.output("work/quarantine") as refused:
-            for table, rows in measured.items():
-                tables.sort_rows(table, corpora, rows.reasons, accepted, refused)
+            for rows in measured.values():
+                tables.sort_rows(rows, corpora, accepted, refused)
             rejected = tables.pass_rejected(corpora, refused)
-        run = suites.Suites()
+        run = suites.Suites(file_of(database))
         run_suites(run, measured, checks, settings.max_quarantined, limits.speakers_apart)
         shares = run_share_suite(run, measured, rejected, stage.settings.languages, settings.max_quarantined)
         reference = home() / "reference" / "validation.json"
         remembered = _read_reference(reference)
-        utterances = measured["utterances"]
-        kept = utterances.frame if utterances.frame.empty else utterances.accepted()
-        profile = stage.settings.profile
-        present, distances = run_drift_suite(run, kept, remembered.get(profile, {}), settings.max_drift)
+        utterances, profile = measured["utterances"], stage.settings.profile
+        present, distances = run_drift_suite(run, utterances, remembered.get(profile, {}), settings.max_drift)
         with stage.output(REPORT) as report:
             write_json(report / STATISTICS_FILE, {profile: present})
-            count = tables.list_refused(corpora, measured, report / REFUSED)
+            count = tables.list_refused(corpora, measured.values(), report / REFUSED)
             run.write_docs(report, f"{count} rows were refused", REFUSED)
         if count:
             print(f"note: {count} rows refused, see {REPORT}/{REFUSED}", flush=True)
-        texts = {table: len(rows.accepted()) for table, rows in measured.items() if table in SIDES}
-        write_json(COUNTS, counts.count(kept, texts))
+        texts = {table: measured[table].accepted for table in SIDES}
+        write_json(COUNTS, counts.count(utterances, texts))
         mlflow.log_artifacts(REPORT, "validation")
-        stage.log_metrics(_metrics(run, shares, distances, kept))
+        stage.log_metrics(_metrics(run, shares, distances, utterances))
         _tell(shares, distances, measured)
         if run.failures:
             raise StageFailed(_complaint(run, shares, reference))
@@ -234,10 +226,10 @@ def _read_reference(path: Path) -> dict[str, Any]:
 
 
 def _metrics(
-    run: suites.Suites, shares: pd.DataFrame, distances: pd.DataFrame, kept: pd.DataFrame
+    run: suites.Suites, shares: pd.DataFrame, distances: pd.DataFrame, utterances: Statistics
 ) -> dict[str, Any]:
     rows = shares.set_index("id")
-    hours = {} if kept.empty else (kept.groupby("language")["duration_s"].sum() / 3600).to_dict()
+    hours = dict(utterances.ask("language, sum(duration_s) / 3600 FROM {accepted} GROUP BY language"))
     return {
         "accepted": (rows["delivered"] - rows["refused"]).to_dict(),
         "refused": rows["refused"].to_dict(),
@@ -249,11 +241,12 @@ def _metrics(
     }
 
 
-def _tell(shares: pd.DataFrame, distances: pd.DataFrame, measured: Mapping[str, Measured]) -> None:
+def _tell(shares: pd.DataFrame, distances: pd.DataFrame, measured: Mapping[str, Statistics]) -> None:
     for row in shares.itertuples():
         log.info("validate: %s: %s delivered, %s refused", row.id, row.delivered, row.refused)
-        for number, reason in list(measured[str(row.id)].reasons.items())[:3]:
-            log.info("  %s: %s", measured[str(row.id)].frame["id"][number], reason)
+        name = str(row.id)
+        for refused, reason in measured[name].ask(f"id, reason FROM {name} WHERE reason IS NOT NULL LIMIT 3"):
+            log.info("  %s: %s", refused, reason)
     if distances.empty:
         log.info("validate: no reference of an earlier version yet; drift is checked from the next run on")
     else:

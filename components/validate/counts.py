@@ -12,26 +12,30 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import pandas as pd
+import numpy.typing as npt
+
+from cslm.validation.statistics import Statistics
 
 BINS = {"duration_s": 0.25, "level_db": 1.0, "characters_per_second": 0.5}
 """Statistic of an utterance -> width of its bins."""
 
 
-def count(utterances: pd.DataFrame, texts: Mapping[str, int]) -> dict[str, Any]:
-    """Counts of accepted utterances, a row each with the statistics of `BINS`, and of rows of other tables."""
-    groups = utterances.groupby(["source", "language"]) if not utterances.empty else ()
-    speech = {
-        f"{source}.{language}": {
-            "hours": round(rows["duration_s"].sum() / 3600, 6),
-            "speakers": int(rows["speaker"].nunique()),
-            **{statistic: _histogram(rows[statistic], width) for statistic, width in BINS.items()},
+def count(utterances: Statistics, texts: Mapping[str, int]) -> dict[str, Any]:
+    """Counts of accepted utterances, with the statistics of `BINS`, and of rows of other tables."""
+    speech: dict[str, Any] = {}
+    for source, language in utterances.groups("source", "language"):
+        where = {"source": source, "language": language}
+        [(speakers,)] = utterances.ask(
+            "count(DISTINCT speaker) FROM {accepted} WHERE source = ? AND language = ?", source, language
+        )
+        speech[f"{source}.{language}"] = {
+            "hours": round(float(utterances.values("duration_s", where).sum()) / 3600, 6),
+            "speakers": speakers,
+            **{name: _histogram(utterances.values(name, where), width) for name, width in BINS.items()},
         }
-        for (source, language), rows in groups
-    }
     return {"speech": speech, "texts": dict(texts)}
 
 
-def _histogram(values: pd.Series, width: float) -> dict[str, int]:
-    edges, counts = np.unique(np.floor(values.to_numpy(float) / width) * width, return_counts=True)
+def _histogram(values: npt.NDArray[np.float64], width: float) -> dict[str, int]:
+    edges, counts = np.unique(np.floor(values / width) * width, return_counts=True)
     return {f"{edge:g}": int(number) for edge, number in zip(edges, counts, strict=True)}

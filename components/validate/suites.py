@@ -1,4 +1,4 @@
-"""Great Expectations: the suites, their run over frames of statistics, and the data docs.
+"""Great Expectations: the suites, their run over statistics in a database or a frame, and the data docs.
 
 A suite's expectations are the row checks of `cslm.validation.checks`, once more: as delivered, each may be
 failed by `max_quarantined` of the rows; on what was accepted, by none.
@@ -101,9 +101,13 @@ def at_most(column: str, limit: str) -> Expectation:
 
 
 class Suites:
-    """Runs suites in memory and renders what happened as a site."""
+    """Runs suites and renders what happened as a site.
 
-    def __init__(self) -> None:
+    Args:
+        database: file of the SQLite database that `check_query` asks.
+    """
+
+    def __init__(self, database: Path) -> None:
         stores = InMemoryStoreBackendDefaults(init_temp_docs_sites=False)  # else it leaves a folder in /tmp
         config = DataContextConfig(
             store_backend_defaults=stores,
@@ -111,7 +115,10 @@ class Suites:
             analytics_enabled=False,
         )
         self._context = gx.get_context(mode="ephemeral", project_config=config)
-        self._source = self._context.data_sources.add_pandas("statistics")
+        self._frames = self._context.data_sources.add_pandas("frames")
+        self._database = self._context.data_sources.add_sqlite(
+            "statistics", connection_string=f"sqlite:///{database.absolute()}", create_temp_table=False
+        )
         self.outcomes: list[Outcome] = []
         self.failures: list[Failure] = []
 
@@ -122,18 +129,24 @@ class Suites:
 
     def check(self, name: str, frame: pd.DataFrame, expectations: Sequence[Expectation]) -> None:
         """Run one suite over one frame; what fails goes to `failures`."""
-        asset = self._source.add_dataframe_asset(name)
+        batch = self._frames.add_dataframe_asset(name).add_batch_definition_whole_dataframe(name)
+        self._run(name, batch, expectations, {"dataframe": frame})
+
+    def check_query(self, name: str, query: str, expectations: Sequence[Expectation]) -> None:
+        """Run one suite over what a query finds in the database; what fails goes to `failures`."""
+        batch = self._database.add_query_asset(name, query).add_batch_definition_whole_table(name)
+        self._run(name, batch, expectations, None)
+
+    def _run(
+        self, name: str, batch: Any, expectations: Sequence[Expectation], parameters: dict[str, Any] | None
+    ) -> None:
         suite = gx.ExpectationSuite(name=name)
         for expectation in expectations:
             suite.add_expectation(expectation)
-        definition = gx.ValidationDefinition(
-            name=name,
-            data=asset.add_batch_definition_whole_dataframe(name),
-            suite=self._context.suites.add(suite),
-        )
+        definition = gx.ValidationDefinition(name=name, data=batch, suite=self._context.suites.add(suite))
         definition = self._context.validation_definitions.add(definition)
         result = definition.run(
-            batch_parameters={"dataframe": frame},
+            batch_parameters=parameters,
             result_format=RESULT_FORMAT,
             run_id=RunIdentifier(run_name="validate"),
         )

@@ -1,22 +1,21 @@
 """The three tables of all corpora as streams of statistics, and back into accepted and quarantined rows.
 
 Two passes: the first measures every row (it alone decodes audio), the second sorts the rows. Memory holds
-one row group and the statistics, about 200 bytes a row; never all audio or text.
+one row group; statistics and reasons are in a database on disk.
 """
 
 from __future__ import annotations
 
 import csv
-import sys
+import sqlite3
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -25,32 +24,15 @@ from cslm.shards import ROWS_PER_GROUP, UTTERANCE, ShardWriter, read_rows
 from cslm.tables import DIALOGUE, ORIGIN, REJECTED, TRANSLATION, read_table, table_writer
 from cslm.validation.checks import Check, refusals, statistics_of_texts, statistics_of_utterance
 from cslm.validation.signal import measure
+from cslm.validation.statistics import Statistics
 
 PROGRESS_S = 5.0
 THREADS = 2
-ROWS_PER_FRAME = 4096
 REFUSED_COLUMNS = ("table", "id", "file", "reason")
 SIDES = {"dialogues": ("question", "answer"), "translations": ("source", "target")}
 SCHEMAS = {"utterances": UTTERANCE, "dialogues": DIALOGUE, "translations": TRANSLATION}
 
 Corpora = Mapping[str, Path]
-
-
-class Measured:
-    """The statistics of a table's rows, in order, and the reasons against some of them by row number."""
-
-    def __init__(self, frame: pd.DataFrame, reasons: dict[int, str]) -> None:
-        self.frame, self.reasons = frame, reasons
-
-    def accepted(self) -> pd.DataFrame:
-        """The rows without a reason, under their row numbers."""
-        return self.frame[~self.frame.index.isin(list(self.reasons))]
-
-    def refuse(self, reasons: Iterator[tuple[int, str]]) -> int:
-        """Add reasons of checks between rows; how many there were."""
-        found = dict(reasons)
-        self.reasons |= found
-        return len(found)
 
 
 def check_schemas(corpora: Corpora) -> None:
@@ -81,7 +63,9 @@ def rows_of(table: str, corpora: Corpora) -> Iterator[dict[str, Any]]:
             yield from read_table(folder / f"{table}.parquet")
 
 
-def measure_utterances(corpora: Corpora, checks: Sequence[Check], max_duration_s: float) -> Measured:
+def measure_utterances(
+    corpora: Corpora, checks: Sequence[Check], max_duration_s: float, database: sqlite3.Connection
+) -> Statistics:
     """Decode and measure every utterance."""
 
     def statistics() -> Iterator[dict[str, Any]]:
@@ -91,43 +75,43 @@ def measure_utterances(corpora: Corpora, checks: Sequence[Check], max_duration_s
                 signals = pool.map(lambda row: measure(row["audio"], max_duration_s), group)
                 yield from map(statistics_of_utterance, group, signals)
 
-    return _collect(statistics(), checks, "utterances")
+    measured = Statistics(database, "utterances")
+    measured.add(_judged(statistics(), checks, "utterances"))
+    return measured
 
 
-def measure_texts(table: str, corpora: Corpora, checks: Sequence[Check]) -> Measured:
+def measure_texts(
+    table: str, corpora: Corpora, checks: Sequence[Check], database: sqlite3.Connection
+) -> Statistics:
     """Measure every dialogue or translation."""
+    measured = Statistics(database, table)
     rows = rows_of(table, corpora)
-    return _collect((statistics_of_texts(row, SIDES[table]) for row in rows), checks, table)
+    measured.add(_judged((statistics_of_texts(row, SIDES[table]) for row in rows), checks, table))
+    return measured
 
 
-def _collect(statistics: Iterator[dict[str, Any]], checks: Sequence[Check], table: str) -> Measured:
-    frames: list[pd.DataFrame] = []
-    buffer: list[dict[str, Any]] = []
-    reasons: dict[int, str] = {}
-    told = time.monotonic()
-    for number, row in enumerate(statistics):
-        if reason := refusals(checks, row):
-            reasons[number] = reason
-        # most strings repeat from row to row: one object of each is enough
-        buffer.append({key: sys.intern(v) if isinstance(v, str) else v for key, v in row.items()})
-        if len(buffer) == ROWS_PER_FRAME:
-            frames.append(pd.DataFrame(buffer))
-            buffer = []
+def _judged(
+    statistics: Iterator[dict[str, Any]], checks: Sequence[Check], table: str
+) -> Iterator[tuple[dict[str, Any], str]]:
+    """Statistics, each with the reason against its row; a line now and then says how far it is."""
+    told, refused = time.monotonic(), 0
+    for number, row in enumerate(statistics, 1):
+        reason = refusals(checks, row)
+        refused += bool(reason)
+        yield row, reason
         if time.monotonic() - told > PROGRESS_S:
             told = time.monotonic()
-            print(f"progress: {number + 1} {table}, {len(reasons)} refused", flush=True)
-    frame = pd.concat([*frames, pd.DataFrame(buffer)], ignore_index=True) if frames else pd.DataFrame(buffer)
-    return Measured(frame, reasons)
+            print(f"progress: {number} {table}, {refused} refused", flush=True)
 
 
-def sort_rows(table: str, corpora: Corpora, reasons: Mapping[int, str], accepted: Path, refused: Path) -> None:
+def sort_rows(measured: Statistics, corpora: Corpora, accepted: Path, refused: Path) -> None:
     """The second pass: rows with a reason to `refused`, with it; the others to `accepted`."""
-    schema = SCHEMAS[table]
+    schema = SCHEMAS[measured.name]
     told = schema.append(pa.field("reason", pa.string(), nullable=False))
-    with _writer(accepted, table, schema) as good, _writer(refused, table, told) as bad:
-        for number, row in enumerate(rows_of(table, corpora)):
-            if number in reasons:
-                bad.write({**row, "reason": reasons[number]})
+    with _writer(accepted, measured.name, schema) as good, _writer(refused, measured.name, told) as bad:
+        for row, reason in zip(rows_of(measured.name, corpora), measured.reasons(), strict=True):
+            if reason:
+                bad.write({**row, "reason": reason})
             else:
                 good.write(row)
 
@@ -138,7 +122,7 @@ def _writer(folder: Path, table: str, schema: pa.Schema) -> AbstractContextManag
     return table_writer(folder / f"{table}.parquet", schema)
 
 
-def list_refused(corpora: Corpora, measured: Mapping[str, Measured], path: Path) -> int:
+def list_refused(corpora: Corpora, measured: Iterable[Statistics], path: Path) -> int:
     """One tab-separated line for each row that an importer or a check refused; how many there are.
 
     Columns: table, id, file (the corpus before its own path, with line or row where it has them), reason.
@@ -151,11 +135,11 @@ def list_refused(corpora: Corpora, measured: Mapping[str, Measured], path: Path)
             for row in read_table(folder / "rejected.parquet"):
                 writer.writerow((row["table"], row["id"], f"{key}/{row['file']}", row["reason"]))
                 count += 1
-        for table, rows in measured.items():
-            if rows.reasons:
-                for number, (name, place) in enumerate(_places(table, corpora)):
-                    if number in rows.reasons:
-                        writer.writerow((table, name, place, rows.reasons[number]))
+        for rows in measured:
+            if rows.refused:
+                for (name, place), reason in zip(_places(rows.name, corpora), rows.reasons(), strict=True):
+                    if reason:
+                        writer.writerow((rows.name, name, place, reason))
                         count += 1
     return count
 

@@ -18,6 +18,7 @@ from components.settings import Corpus
 from components.validate.__main__ import limits_of, measure_all
 from cslm.generation import SpeechLanguageModel
 from cslm.packing import PackedRows, pack
+from cslm.scratch import scratch_database
 from cslm.sequences import Sequence, SequenceBuilder
 from cslm.tokenizer.speech_tokenizer import SpeechTokenizer, TokenizerConfig
 from tests import tiny as tiny_model
@@ -95,8 +96,9 @@ def test_all_rows_of_the_made_up_corpus_are_accepted(tmp_path: Path, monkeypatch
     settings = load_settings()
     intake = ingest("bench", settings.corpora["bench"], tmp_path / "work/corpora/bench")
     assert isinstance(settings.corpora["bench"], Corpus) and intake.rejected.rows == 0
-    measured, _ = measure_all({"bench": tmp_path / "work/corpora/bench"}, limits_of(settings))
-    assert len(measured["utterances"].frame) == 300 and not measured["utterances"].reasons
+    with scratch_database(tmp_path) as database:
+        measured, _ = measure_all({"bench": tmp_path / "work/corpora/bench"}, limits_of(settings), database)
+        assert (measured["utterances"].rows, measured["utterances"].refused) == (300, 0)
     sounds = [row["audio"] for row in islice(corpus.rows(corpus.LEVELS + 1), 0, None, corpus.LEVELS)]
     assert sounds[0] != sounds[1], "the levels begin anew, with another length"
 
