@@ -98,6 +98,25 @@ def test_a_recorded_question_is_answered_in_sound(browser: Page, recording: Path
         browser.screenshot(path=Path(PICTURES) / "chat.png", full_page=True)
 
 
+@pytest.mark.parametrize("width", [700, 1120, 1400])
+def test_the_page_stands_still(browser: Page, width: int) -> None:
+    """Tables that fit themselves to a page which fits itself to them swing for ever."""
+    browser.set_viewport_size({"width": width, "height": 860})
+    browser.wait_for_timeout(2000)
+    places = browser.evaluate(
+        """async () => {
+          const seen = new Set();
+          for (let frame = 0; frame < 20; frame++) {
+            await new Promise(requestAnimationFrame);
+            const { x, y, width, height } = document.querySelector("#ask").getBoundingClientRect();
+            seen.add([x, y, width, height].join(" "));
+          }
+          return [...seen];
+        }"""
+    )
+    assert len(places) == 1, "the button to ask moves"
+
+
 def test_a_question_is_asked_with_the_microphone(browser: Page, recording: Path) -> None:
     browser.wait_for_timeout(3000)  # until the buttons of the page have been given life
     browser.get_by_label("Record audio").dispatch_event("click")
