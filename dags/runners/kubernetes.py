@@ -11,7 +11,7 @@ and keys stand in no pod: each is a reference to the Secret CSLM_KUBERNETES_SECR
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
 from airflow.providers.cncf.kubernetes.utils.pod_manager import (
@@ -24,9 +24,11 @@ from kubernetes.client import models as k8s
 
 from dags import failures, graph, images, places, run, runners
 from dags.runners import container, pods
+from dags.runners.pod_trigger import StagePodTrigger
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
+    from airflow.triggers.base import BaseTrigger
 
 STAGES = graph.read_graph(places.PROJECT / "dvc.yaml")
 BASE = "base"
@@ -89,6 +91,10 @@ class StagePod(KubernetesPodOperator):
                 run.start_stage(self.facts, stage, self.item)
             with run.told(self.facts, work.address, started=False), pods.reachable():
                 super().execute(context)
+
+    def defer(self, *, trigger: BaseTrigger, **how: Any) -> NoReturn:
+        """Wait for the pod by a trigger of our own."""
+        super().defer(trigger=StagePodTrigger(**trigger.serialize()[1]), **how)
 
     def trigger_reentry(self, context: Context, event: dict[str, Any]) -> str:
         """Gather what the pod has made; `cached` or `ran`."""

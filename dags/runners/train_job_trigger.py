@@ -49,6 +49,7 @@ class TrainJobTrigger(BaseTrigger):
         """Look until there is something to say."""
         missed = 0
         while True:
+            await asyncio.sleep(pods.LOGS_EVERY_S)  # first too: see pod_trigger.SETTLED
             try:
                 event = await self._look()
                 missed = 0
@@ -59,7 +60,6 @@ class TrainJobTrigger(BaseTrigger):
             if event is not None:
                 yield TriggerEvent(event | {"lost": self._lost})
                 return
-            await asyncio.sleep(pods.LOGS_EVERY_S)
 
     async def on_kill(self) -> None:
         """The task was cleared or marked by somebody: end its TrainJob."""

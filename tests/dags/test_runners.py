@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import subprocess
 import sys
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
 import pytest
 from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
-from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from airflow.providers.cncf.kubernetes.triggers.pod import KubernetesPodTrigger
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, TaskDeferred
+from airflow.sdk.module_loading import import_string
+from airflow.triggers.base import TriggerEvent
 from hypothesis import given
 from hypothesis import strategies as st
 from kubernetes.client import ApiClient
 from kubernetes.client import models as k8s
 
 from dags import failures, graph, images, places, run, runners, store_connection
-from dags.runners import container, docker, kubernetes, pods
+from dags.runners import container, docker, kubernetes, pod_trigger, pods
 from tests.dags import toy
 
 STAGES = graph.read_graph(places.PROJECT / "dvc.yaml")
@@ -329,6 +335,26 @@ def test_only_what_another_try_can_mend_is_tried_again(
         assert caught.type is expected, "a MachineAway is tried again, a RunFailed is final"
     assert told[0] == "what it printed"
     assert said in "".join(told[1:])
+
+
+def test_the_end_of_a_pod_is_told_when_the_scheduler_can_hear_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pod that ends at once, whose task would go on while Airflow has still to read that it was deferred."""
+
+    async def ended(_: Any) -> AsyncIterator[TriggerEvent]:
+        yield TriggerEvent({"status": "success"})
+
+    task = kubernetes.StagePod(task_id="validate", stage_name="validate", facts={"run": "r"})
+    begun = datetime.now(UTC)
+    given = KubernetesPodTrigger("pod", "cslm", begun, "base")
+    with pytest.raises(TaskDeferred) as deferred:
+        task.defer(trigger=given, method_name="trigger_reentry")
+    path, arguments = deferred.value.trigger.serialize()
+    trigger = import_string(path)(**arguments)
+    monkeypatch.setattr(KubernetesPodTrigger, "run", ended)
+    monkeypatch.setattr(pod_trigger, "SETTLED", timedelta(seconds=0.5))
+    event = asyncio.run(anext(trigger.run()))
+    assert event.payload == {"status": "success"}
+    assert datetime.now(UTC) - begun >= timedelta(seconds=0.5)
 
 
 @given(st.text(min_size=1, max_size=90), st.sampled_from(["validate", "tokenize@en", "ingest@My corpus"]))

@@ -6,7 +6,6 @@ Airflow's services, a real object store and podman; pods by tests/slow/cluster.p
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -42,9 +41,7 @@ def image(clone: Path, engine: dict[str, str]) -> str:
     return podman.build(clone, engine, ["validate"])["validate"]
 
 
-# A toy's pods end within the 6 s in which Airflow 3.3 can take a deferred task for lost, and tries it again
-# (docs/operators.md): `PODS=1` has them too, by hand.
-@pytest.fixture(scope="module", params=["docker", *(["kubernetes"] if os.environ.get("PODS") else [])])
+@pytest.fixture(scope="module", params=["docker", "kubernetes"])
 def there(
     request: pytest.FixtureRequest,
     image: str,
