@@ -120,6 +120,9 @@ class TrainTokenizer(Section):
     units_stay: bool = False
     """Train only what is behind the quantiser, with labels for all sounds of the corpora: units stay what they
     are, so a language is added to a model that knows them."""
+    noise_steps: Steps = 0
+    """Then so many steps in which speech in rooms, by other microphones and in noise gets the units that it has
+    without."""
     learning_rate: Positive = 1.2e-3
     batch_seconds: Positive = 80.0
     """Speech in one batch, padding included."""
@@ -143,6 +146,8 @@ class TrainTokenizer(Section):
             raise ValueError("give a checkpoint, or steps > 0 to train one from random weights")
         if self.checkpoint is None and self.units_stay:
             raise ValueError("units_stay keeps the units of a checkpoint: name one")
+        if self.units_stay and self.noise_steps:
+            raise ValueError("noise_steps change what makes units, and units_stay keeps it: give one of them")
         return self
 
 
@@ -374,9 +379,9 @@ class Evaluate(Section):
     `full_chain` alone."""
     read_texts: Count = 60
     """Test utterances of each language whose text the model reads aloud, for the label error of its units."""
-    judged_recordings: Count = 14
+    judged_recordings: Count = 20
     """Of these, so many are heard by the judges of speech, beside their recordings and those spoken again."""
-    judged_answers: Count = 7
+    judged_answers: Count = 10
     """Spoken answers of each pair of languages that the judges hear."""
     llm_judge: LlmJudge | None = None
     """A language model that marks the text of answers; its key is in CSLM_JUDGE_API_KEY."""

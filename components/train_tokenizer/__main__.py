@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from cslm.tokenizer import COSYVOICE, CosyVoiceTokenizer, SpeechTokenizer, Token
 from cslm.tokenizer.corpus import LabelErrors, tokenize
 from cslm.tokenizer.features import log_mel
 from cslm.tokenizer.frame_file import FrameFile
+from cslm.tokenizer.noise_training import NoiseRecipe, in_16_bits, sound_file, train_against_noise
 from cslm.tokenizer.reader import UnitReader
 from cslm.tokenizer.reader_training import ReaderRecipe, train_reader
 from cslm.tokenizer.speech_tokenizer import TokenizerConfig
@@ -48,6 +49,8 @@ def main() -> None:
         tokenizer = tokenizer_to_train(stage.settings.train_tokenizer, stage.settings.seed)
         if stage.settings.train_tokenizer.steps:
             train_on_corpus(stage, tokenizer, checkpoints / "state.pt")
+        if stage.settings.train_tokenizer.noise_steps:
+            train_in_noise(stage, tokenizer, checkpoints / "noise.pt")
         with stage.output("work/tokenizer") as folder:
             tokenizer.save(folder)
         for split in ("dev", "test", "heldout_voice"):
@@ -97,15 +100,7 @@ def labels_of_training() -> set[str]:
 def train_on_corpus(stage: Stage, tokenizer: SpeechTokenizer | CosyVoiceTokenizer, checkpoint: Path) -> None:
     """Train on the train split: the whole tokenizer, or what reads CosyVoice's units."""
     settings = stage.settings.train_tokenizer
-    losses: deque[float] = deque(maxlen=REPORT_EVERY)
-
-    def report(step: int, loss: float) -> None:
-        losses.append(loss)  # of one batch: shorter or longer utterances than the last
-        if step % REPORT_EVERY == 0 or step == settings.steps:
-            mean = sum(losses) / len(losses)
-            print(f"progress: {step}/{settings.steps} steps, loss {mean:.3f}", flush=True)
-            stage.log_metrics({"loss": mean}, step)
-
+    report = _reporting(stage, "loss", settings.steps)
     home().mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=home(), prefix="scratch-") as folder:
         heard = frame_file(tokenizer, Path(folder) / "frames")
@@ -130,6 +125,38 @@ def train_on_corpus(stage: Stage, tokenizer: SpeechTokenizer | CosyVoiceTokenize
             settings.units_stay,
         )
         return train(tokenizer, heard, recipe, checkpoint, report)
+
+
+def train_in_noise(stage: Stage, tokenizer: SpeechTokenizer | CosyVoiceTokenizer, checkpoint: Path) -> None:
+    """Train on the train split to make its units of noisy speech too."""
+    if isinstance(tokenizer, CosyVoiceTokenizer):
+        raise StageFailed("train_tokenizer.noise_steps: CosyVoice's tokenizer is not trained here; leave it 0")
+    settings = stage.settings.train_tokenizer
+    home().mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=home(), prefix="scratch-") as folder:
+        sound = sound_file(Path(folder) / "sound")
+        rows = read_rows(UTTERANCES, ["audio", "text", "language"], ["train"])
+        heard = ((in_16_bits(decode(row["audio"])), row["text"], row["language"]) for row in rows)
+        stage.log_metrics({"noise_skipped": dict(sound.write(heard, tokenizer.label_ids))})
+        if not sound.utterances:
+            raise StageFailed("no utterance of the train split can be used; see report/validation")
+        recipe = NoiseRecipe(settings.noise_steps, settings.batch_seconds, stage.settings.seed)
+        report = _reporting(stage, "noise_loss", settings.noise_steps)
+        train_against_noise(tokenizer, sound, recipe, checkpoint, report)
+
+
+def _reporting(stage: Stage, name: str, steps: int) -> Callable[[int, float], None]:
+    """Prints and logs the mean loss of the last steps now and then."""
+    losses: deque[float] = deque(maxlen=REPORT_EVERY)
+
+    def report(step: int, loss: float) -> None:
+        losses.append(loss)  # of one batch: shorter or longer utterances than the last
+        if step % REPORT_EVERY == 0 or step == steps:
+            mean = sum(losses) / len(losses)
+            print(f"progress: {step}/{steps} steps, {name.replace('_', ' ')} {mean:.3f}", flush=True)
+            stage.log_metrics({name: mean}, step)
+
+    return report
 
 
 def frame_file(tokenizer: SpeechTokenizer | CosyVoiceTokenizer, path: Path) -> FrameFile:

@@ -57,6 +57,7 @@ def test_the_default_profile_is_sample() -> None:
         ({"pretrain": {"learning_rate": float("inf")}}, ["pretrain.learning_rate", "finite"]),
         ({"train_decoder": {"new_voices": True, "steps": 0}}, ["train_decoder", "steps > 0"]),
         ({"train_tokenizer": {"units_stay": True, "checkpoint": None, "steps": 9}}, ["name one"]),
+        ({"train_tokenizer": {"units_stay": True, "noise_steps": 9}}, ["noise_steps", "give one of them"]),
         ({"tokenize": {"speeds": [0.9, 1.0]}}, ["tokenize.speeds.1", "always there"]),
         ({"tokenize": {"speeds": [0.9, 0.9]}}, ["tokenize.speeds", "each only once"]),
         ({"languages": ["en", "en"]}, ["languages", "each only once"]),

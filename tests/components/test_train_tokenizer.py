@@ -88,6 +88,27 @@ def test_the_pipeline_takes_cosyvoice_s_units(project: Path) -> None:
     assert np.mean([-0.1 < each < 0.24 for each in late]) > 0.9, "a word begins in its first letter's sound"
 
 
+def test_a_tokenizer_learns_to_hear_and_then_against_noise(project: Path) -> None:
+    recipe = PARAMS["train_tokenizer"] | {"checkpoint": None, "steps": 2, "layers": 1, "noise_steps": 0}
+    metrics = project / "metrics/train_tokenizer.json"
+    fingerprints = []
+    for noise_steps in (0, 2):
+        params = PARAMS | {"train_tokenizer": recipe | {"noise_steps": noise_steps}}
+        (project / "params.yaml").write_text(yaml.safe_dump(params), "utf-8")
+        main()
+        assert ("noise_skipped" in metrics.read_text("utf-8")) == bool(noise_steps)
+        fingerprints.append(open_tokenizer(project / "work/tokenizer").fingerprint)
+        shutil.rmtree(project / "work/tokenizer")
+    assert fingerprints[0] != fingerprints[1]
+
+
+def test_cosyvoice_s_tokenizer_learns_nothing_against_noise(project: Path) -> None:
+    params = PARAMS | {"train_tokenizer": PARAMS["train_tokenizer"] | {"noise_steps": 2, "steps": 2}}
+    (project / "params.yaml").write_text(yaml.safe_dump(params), "utf-8")
+    with pytest.raises(SystemExit, match="noise_steps: CosyVoice's tokenizer is not trained here"):
+        main()
+
+
 def test_units_that_nothing_reads_are_refused(tmp_path: Path) -> None:
     network(tmp_path)
     with pytest.raises(StageFailed, match="nothing that reads them"):
