@@ -21,6 +21,9 @@ LONGEST_TOKENS = 150
 QUIETEST_DB = -50.0
 SHORTEST_SPEECH_MS, SHORTEST_PAUSE_MS = 250, 100
 """A stretch of speech is a question; of noise, tones and melodies Silero takes at most 0.1 s for speech."""
+EDGE_MS = 50
+"""What stays of a pause before and behind speech: that of the recordings which the models learnt from. Longer
+ones make units that they have never seen, and no question is understood any more (benchmarks/log.md)."""
 
 REFUSALS = {
     "en": {
@@ -66,6 +69,8 @@ def read_recording(source: bytes | Path) -> Samples:
 def hear(samples: Samples, tokenizer: Tokenizer, language: str | None) -> list[int]:
     """Units, runs merged, of a spoken question (n,) at 16 kHz that is to be answered in `language`.
 
+    Pauses are shortened: before, behind and within the question.
+
     Raises:
         NoQuestion: nothing, silence, no speech, or more than 30 s.
     """
@@ -75,13 +80,14 @@ def hear(samples: Samples, tokenizer: Tokenizer, language: str | None) -> list[i
         raise NoQuestion.because("long", language)
     if float(np.square(samples, dtype=np.float64).mean()) <= 10 ** (QUIETEST_DB / 10):
         raise NoQuestion.because("silent", language)
-    if not get_speech_timestamps(
+    spoken = get_speech_timestamps(
         samples,
         min_speech_duration_ms=SHORTEST_SPEECH_MS,
         min_silence_duration_ms=SHORTEST_PAUSE_MS,
-        speech_pad_ms=0,
-    ):
+        speech_pad_ms=EDGE_MS,
+    )
+    if not spoken:
         raise NoQuestion.because("noise", language)
-    [frames] = tokenizer.encode([samples])
+    [frames] = tokenizer.encode([np.concatenate([samples[each["start"] : each["end"]] for each in spoken])])
     units, _ = merge_runs(frames)
     return units

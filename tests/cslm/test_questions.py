@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from cslm.audio import SAMPLE_RATE, Samples, decode
+from cslm.evaluation.error_rates import count_errors
+from cslm.evaluation.normalization import rules_for
+from cslm.generation import SpeechLanguageModel
 from cslm.questions import NoQuestion, hear, read_recording
 from cslm.tokenizer import SpeechTokenizer
 from tests.recordings import held_out_questions, question
@@ -74,6 +78,53 @@ def test_a_question_is_heard_through_noise_and_after_a_long_pause(tokenizer: Spe
     quiet = 0.1 * question()
     hiss = float(np.abs(quiet).mean()) / 4 * RANDOM.standard_normal(len(quiet))
     assert hear((quiet + hiss).astype(np.float32), tokenizer, None)
+
+
+@pytest.fixture(scope="module")
+def model() -> SpeechLanguageModel:
+    return SpeechLanguageModel.load(ROOT / "models/cslm")
+
+
+def paused(samples: Samples) -> Samples:
+    """As people speak into a microphone: a second before and after, and one to think where it is quiet."""
+    loudness = np.convolve(np.square(samples), np.ones(320), "same")
+    third = len(samples) // 3
+    middle = third + int(loudness[third:-third].argmin())
+    return np.concatenate(
+        [noise(0.001, 1), samples[:middle], noise(0.001, 1), samples[middle:], noise(0.001, 1)]
+    )
+
+
+def in_noise(samples: Samples) -> Samples:
+    """30 dB below full scale, and about 20 below the voice."""
+    return (samples + noise(0.01, len(samples) / SAMPLE_RATE + 1)[: len(samples)]).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "understood"), [(lambda samples: samples, 0.7), (paused, 0.5), (in_noise, 0.5)]
+)
+def test_questions_are_understood_with_pauses_and_in_noise(
+    tokenizer: SpeechTokenizer,
+    model: SpeechLanguageModel,
+    spoil: Callable[[Samples], Samples],
+    understood: float,
+) -> None:
+    """By how many are written down word by word."""
+    rows = held_out_questions()[::6]
+    prompts = [
+        model.builder.prompt_dialogue(
+            hear(spoil(decode(row["audio"])), tokenizer, None), None, None, "interleaved"
+        )
+        for row in rows
+    ]
+    replies = model.generate(prompts, "dialogue", 60, 64)
+    written = [reply[1 : reply.index(model.builder.answer_id)] for reply in replies]
+    right = [
+        count_errors(row["text"], model.builder.decode(tokens), rules_for(row["language"])).total == 0
+        for row, tokens in zip(rows, written, strict=True)
+    ]
+    print(np.mean(right), len(right))
+    assert np.mean(right) >= understood
 
 
 def test_reasons_are_in_the_language_of_the_answer_or_in_english(tokenizer: SpeechTokenizer) -> None:
