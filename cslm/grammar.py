@@ -8,8 +8,9 @@ with at least one chunk, in which text comes before speech (the full chain has j
 `<sosp> units <eosp> <end>`, and an `answer` is what comes behind [answer]. A model that was
 trained on such sequences keeps to them nearly always; where it would not, its most probable legal token is
 taken instead (constrained decoding). Nor does a reply go round in circles: what was said `REPEATS` times in a
-row is not begun again, and a text that shuffles the same few words is brought to its end. The phrases that
-instructions are made of are no text of a reply.
+row is not begun again, and a text that shuffles the same few words is brought to its end. Text of a dialogue is
+spoken before it gets long, and in at least one unit. The phrases that instructions are made of are no text of a
+reply.
 """
 
 from __future__ import annotations
@@ -29,6 +30,10 @@ Reply = Literal["text", "dialogue", "answer", "speech"]
 
 UNITS_PER_TOKEN, MORE_UNITS = 20, 30
 """A stretch of speech has at most 20 units (0.8 s and more) for each token of its text, and 30 units."""
+
+LONGEST_TEXT = 150
+"""Tokens of a question's text, or of a chunk's: then the answer begins, or its speech. A chunk of seven words
+has some 40 at most, spelled in bytes; the full chain has its whole answer in one."""
 
 LONGEST_CYCLE, REPEATS = 16, 3
 """No cycle of up to 16 tokens of text, or of units in a stretch, is gone through more than three times."""
@@ -94,7 +99,7 @@ BEGINNINGS: dict[Reply, State] = {
 
 @dataclass
 class Position:
-    """One reply so far: its state, text tokens of the chunk, all its text, and the stretch of speech."""
+    """One reply so far: its state, text tokens of TQ or the chunk, all its text, and the stretch of speech."""
 
     state: State
     tokens: int = 0
@@ -118,7 +123,7 @@ class Grammar:
         kinds[builder.question_id], kinds[builder.answer_id] = Kind.QUESTION, Kind.ANSWER
         kinds[builder.speech_start_id], kinds[builder.speech_end_id] = Kind.SPEECH_START, Kind.SPEECH_END
         kinds[builder.end_id] = Kind.END
-        self._kinds = kinds
+        self._kinds, self._speech_end = kinds, builder.speech_end_id
         self._text = torch.tensor([kind == Kind.TEXT for kind in kinds])
         self._illegal = torch.tensor([[kind not in RULES[state] for kind in kinds] for state in State])
 
@@ -132,8 +137,11 @@ class Grammar:
         for row, position in enumerate(positions):
             for token in circling(position.text) | circling(position.speech):
                 illegal[row, token] = True
-            if rambling(position.text) and position.state != State.ANSWERED:
+            long = position.state in (State.ASKED, State.CHUNK) and position.tokens >= LONGEST_TEXT
+            if long or (rambling(position.text) and position.state != State.ANSWERED):
                 illegal[row] |= self._text
+            if not position.speech:
+                illegal[row, self._speech_end] = True
         tokens: list[int] = pick(logits.masked_fill(illegal.to(logits.device), float("-inf"))).tolist()
         for position, token in zip(positions, tokens, strict=True):
             self._advance(position, token)

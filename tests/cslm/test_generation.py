@@ -14,6 +14,7 @@ from cslm.generation import Sampling, SpeechLanguageModel
 from cslm.grammar import (
     DIFFERENT,
     LONGEST_CYCLE,
+    LONGEST_TEXT,
     MORE_UNITS,
     RAMBLING,
     REPEATS,
@@ -78,12 +79,12 @@ def letters(model: SpeechLanguageModel, ids: list[int]) -> str:
 
 
 WRITTEN = r"t*\.?"
-DIALOGUE = r"(Q(t*(A((t+Su*E)*(t+(Su*)?)?|(t+Su*E)+\.))?)?)?"
+DIALOGUE = r"(Q(t*(A((t+Su+E)*(t+(Su*)?)?|(t+Su+E)+\.))?)?)?"
 """Everything that [question] TQ [answer] (TA <sosp> SA <eosp>)+ <end> may begin with."""
 
 
-ANSWER = r"(t+Su*E)*(t+(Su*)?)?|(t+Su*E)+\."
-SPEECH = r"(S(u*(E\.?)?)?)?"
+ANSWER = r"(t+Su+E)*(t+(Su*)?)?|(t+Su+E)+\."
+SPEECH = r"(S(u+(E\.?)?)?)?"
 REPLIES: list[tuple[Reply, str]] = [
     ("text", WRITTEN),
     ("dialogue", DIALOGUE),
@@ -150,7 +151,7 @@ def test_a_model_that_goes_round_in_circles_is_stopped(model: SpeechLanguageMode
     assert said == [*cycle * REPEATS, model.builder.end_id]
 
 
-@pytest.mark.parametrize(("reply", "ending"), [("text", r"\."), ("answer", r"Su*E\.")])
+@pytest.mark.parametrize(("reply", "ending"), [("text", r"\."), ("answer", r"Su+E\.")])
 def test_a_model_that_shuffles_the_same_words_comes_to_an_end(
     model: SpeechLanguageModel, reply: Reply, ending: str
 ) -> None:
@@ -163,6 +164,19 @@ def test_a_model_that_shuffles_the_same_words_comes_to_an_end(
         wants[0, words] += 1
         said += grammar.choose(wants, position, greedy)
     assert re.fullmatch(rf"t{{{RAMBLING}}}{ending}", letters(model, said))
+
+
+def test_a_model_that_only_writes_is_made_to_speak(model: SpeechLanguageModel) -> None:
+    grammar = Grammar(model.builder, model.model.config.vocab_size)
+    generator = torch.Generator().manual_seed(1)
+    position, said = [grammar.begin("dialogue")], list[int]()
+    while len(said) < 512 and said[-1:] != [model.builder.end_id]:
+        wants = torch.rand(1, model.model.config.vocab_size, generator=generator)
+        wants[0, [model.builder.question_id, model.builder.answer_id, *model.builder.unit_ids]] -= 2
+        wants[0, [model.builder.speech_start_id, model.builder.speech_end_id, model.builder.end_id]] -= 1
+        said += grammar.choose(wants, position, greedy)
+    text = rf"t{{{LONGEST_TEXT}}}"
+    assert re.fullmatch(rf"Q{text}A({text}SuE)+.*", letters(model, said))
 
 
 def test_instructions_are_no_reply(tiny: tuple[LlamaForCausalLM, PreTrainedTokenizerFast]) -> None:
