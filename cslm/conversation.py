@@ -206,6 +206,8 @@ class Assistant:
         answer = builder.decode(written)
         history.add(prompt + written)
         yield Text(answer)
+        if not answer.strip():
+            return
         tokens = self.model.stream(builder.prompt_tts(answer, wanted), "speech", MAX_NEW_TOKENS, sampling)
         yield from self._voiced(tokens, voice or self.voices(wanted)[0])
 

@@ -108,7 +108,7 @@ class SpeechLanguageModel:
         positions = (mask.cumsum(-1) - 1).clamp_min(0)
         cache = DynamicCache()
         rows = list(range(len(prompts)))
-        grown = [self._grammar.begin(reply) for _ in prompts]
+        grown = [self._grammar.begin(reply, prompt) for prompt in prompts]
         answers: list[list[int]] = [[] for _ in prompts]
         for _ in range(max_new_tokens):
             logits = self.model(
@@ -140,7 +140,7 @@ class SpeechLanguageModel:
     ) -> Iterator[int]:
         """Tokens of one answer, each as soon as it is known, without the end token."""
         pick = sampling.pick() if sampling else greedy
-        grown = [self._grammar.begin(reply)]
+        grown = [self._grammar.begin(reply, prompt)]
         scores, step = begin(self.model, prompt, max_new_tokens)
         for count in range(1, max_new_tokens + 1):
             [token] = self._grammar.choose(scores, grown, pick)

@@ -98,6 +98,16 @@ def test_a_written_question_is_answered_and_read_aloud(
     assert isinstance(refusal, Refused)
 
 
+def test_of_an_answer_without_words_nothing_is_read_aloud(
+    talkative: Assistant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    units = talkative.model.builder.speech_ids([1, 2, 3])
+    monkeypatch.setattr(
+        talkative.model, "stream", lambda _, reply, *__: iter(units if reply == "speech" else [])
+    )
+    assert list(talkative.answer_written(QUESTION, "en")) == [Heard(QUESTION), Text("")]
+
+
 @pytest.mark.parametrize(
     ("language", "voice", "spoken"), [("zh", None, "wei"), ("en", None, "ann"), ("zh", "ann", "ann")]
 )

@@ -125,7 +125,7 @@ def test_whatever_a_model_wants_its_reply_can_be_read(
     reply, legal = rules
     grammar = Grammar(model.builder, model.model.config.vocab_size + 5)
     generator = torch.Generator().manual_seed(seed)
-    position, ids = [grammar.begin(reply)], list[int]()
+    position, ids = [grammar.begin(reply, [])], list[int]()
     while len(ids) < 400 and ids[-1:] != [model.builder.end_id]:
         wants = torch.randn(1, model.model.config.vocab_size + 5, generator=generator)
         wants[0, model.builder.unit_ids] += 3 * torch.rand((), generator=generator)  # likes to speak, on and on
@@ -141,7 +141,7 @@ def test_whatever_a_model_wants_its_reply_can_be_read(
 
 def test_a_model_that_goes_round_in_circles_is_stopped(model: SpeechLanguageModel) -> None:
     grammar = Grammar(model.builder, model.model.config.vocab_size)
-    position, said = [grammar.begin("text")], list[int]()
+    position, said = [grammar.begin("text", [])], list[int]()
     cycle = model.builder.text_ids("France the capital")
     while len(said) < 100 and said[-1:] != [model.builder.end_id]:
         wants = torch.zeros(1, model.model.config.vocab_size)
@@ -157,7 +157,7 @@ def test_a_model_that_shuffles_the_same_words_comes_to_an_end(
 ) -> None:
     grammar = Grammar(model.builder, model.model.config.vocab_size)
     generator = torch.Generator().manual_seed(1)
-    position, said = [grammar.begin(reply)], list[int]()
+    position, said = [grammar.begin(reply, [])], list[int]()
     words = list(dict.fromkeys(model.builder.text_ids("What is the capital of France?")))[:DIFFERENT]
     while len(said) < 400 and said[-1:] != [model.builder.end_id]:
         wants = torch.rand(1, model.model.config.vocab_size, generator=generator)
@@ -169,7 +169,7 @@ def test_a_model_that_shuffles_the_same_words_comes_to_an_end(
 def test_a_model_that_only_writes_is_made_to_speak(model: SpeechLanguageModel) -> None:
     grammar = Grammar(model.builder, model.model.config.vocab_size)
     generator = torch.Generator().manual_seed(1)
-    position, said = [grammar.begin("dialogue")], list[int]()
+    position, said = [grammar.begin("dialogue", [])], list[int]()
     while len(said) < 512 and said[-1:] != [model.builder.end_id]:
         wants = torch.rand(1, model.model.config.vocab_size, generator=generator)
         wants[0, [model.builder.question_id, model.builder.answer_id, *model.builder.unit_ids]] -= 2
@@ -177,6 +177,19 @@ def test_a_model_that_only_writes_is_made_to_speak(model: SpeechLanguageModel) -
         said += grammar.choose(wants, position, greedy)
     text = rf"t{{{LONGEST_TEXT}}}"
     assert re.fullmatch(rf"Q{text}A({text}SuE)+.*", letters(model, said))
+
+
+def test_reading_aloud_takes_no_longer_than_its_text_can_need(model: SpeechLanguageModel) -> None:
+    grammar = Grammar(model.builder, model.model.config.vocab_size)
+    generator = torch.Generator().manual_seed(1)
+    for text in ("France", "What is the capital of France?"):
+        position, said = [grammar.begin("speech", model.builder.prompt_tts(text, "en"))], list[int]()
+        while len(said) < 768 and said[-1:] != [model.builder.end_id]:
+            wants = torch.rand(1, model.model.config.vocab_size, generator=generator)
+            wants[0, model.builder.unit_ids] += 2  # likes to speak, on and on
+            said += grammar.choose(wants, position, greedy)
+        units = UNITS_PER_TOKEN * len(model.builder.text_ids(text)) + MORE_UNITS
+        assert re.fullmatch(rf"Su{{{units}}}E\.", letters(model, said))
 
 
 def test_instructions_are_no_reply(tiny: tuple[LlamaForCausalLM, PreTrainedTokenizerFast]) -> None:
@@ -187,7 +200,7 @@ def test_instructions_are_no_reply(tiny: tuple[LlamaForCausalLM, PreTrainedToken
     [instruction] = model.builder.text_ids(TTS_PROMPT)
     wants = torch.zeros(1, network.config.vocab_size)
     wants[0, instruction] = 1
-    position = [model._grammar.begin("text")]
+    position = [model._grammar.begin("text", [])]
     assert model._grammar.choose(wants, position, greedy) != [instruction]
 
 
