@@ -22,6 +22,7 @@ from cslm.audio import Samples
 from cslm.decoder import SpeechDecoder
 from cslm.generation import Sampling, SpeechLanguageModel
 from cslm.languages import language_of
+from cslm.limits import check_spoken
 from cslm.questions import LONGEST_TOKENS, NoQuestion, hear
 from cslm.sequences import Chain
 from cslm.tokenizer import Tokenizer, open_tokenizer
@@ -142,6 +143,7 @@ class Assistant:
         self.check(answer_language, voice)
         try:
             units = hear(question, self.tokenizer, answer_language)
+            check_spoken(units, self.model, answer_language)
         except NoQuestion as reason:
             yield Refused(str(reason))
             return

@@ -23,6 +23,9 @@ from cslm.grammar import Grammar, Pick, Reply, greedy
 from cslm.sequences import IGNORE, Sequence, SequenceBuilder
 from cslm.stepping import begin
 
+SAMPLE_LENGTH = 512
+"""`compose.length` of the sample profile, for checkpoints that do not say what theirs was."""
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -72,6 +75,11 @@ class SpeechLanguageModel:
         model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
         device = "cuda" if torch.cuda.is_available() else "cpu"
         return cls(model.to(device), AutoTokenizer.from_pretrained(folder))
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the rows that the model was trained on: of what is longer it has learnt nothing."""
+        return int(self.model.generation_config.max_length or SAMPLE_LENGTH)
 
     @torch.inference_mode()
     def generate(

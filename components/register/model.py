@@ -26,6 +26,7 @@ from cslm.decoder import SpeechDecoder
 from cslm.generation import SpeechLanguageModel
 from cslm.grammar import Reply
 from cslm.languages import language_of
+from cslm.limits import check_spoken
 from cslm.questions import LONGEST_TOKENS, NoQuestion, hear, read_recording
 from cslm.tokenizer import open_tokenizer
 
@@ -54,7 +55,7 @@ class Dialogue(PythonModel):
     Output columns: `question` (what was heard or given), `answer`, `units` (speech units of the answer, runs
     merged), `wav` (its sound: a WAV file in base64), `well_formed` (the answer is whole, its markers in order).
 
-    A row that cannot be answered (silence, noise, over 30 s, an unknown voice) does not stop the others: its
+    A row that cannot be answered (silence, noise, too long, an unknown voice) does not stop the others: its
     answer says what is wrong and what is allowed, without sound, and is not well-formed.
     """
 
@@ -83,7 +84,7 @@ class Dialogue(PythonModel):
         questions = []
         for row, cells in enumerate(_rows(model_input)):
             try:
-                questions.append(self._read(row, cells, positions - options["max_new_tokens"]))
+                questions.append(self._read(row, cells))
             except NoQuestion as reason:
                 answers[row] = ("", str(reason), [], "", False)
         spoken = [question for question in questions if question.units is not None]
@@ -106,8 +107,8 @@ class Dialogue(PythonModel):
         natives = [name for name, native in self.decoder.config.voices.items() if native == language]
         return (natives or self.decoder.voices)[0]
 
-    def _read(self, row: int, cells: Mapping[str, Any], room: int) -> Question:
-        """One row, checked; `room` is how many tokens its prompt may have.
+    def _read(self, row: int, cells: Mapping[str, Any]) -> Question:
+        """One row, checked.
 
         Raises:
             NoQuestion: it cannot be answered.
@@ -130,8 +131,7 @@ class Dialogue(PythonModel):
                 raise NoQuestion.because("unwritten", language or language_of(text, self.languages))
             return Question(row, None, text.strip(), language, voice)
         units = hear(read_recording(_bytes(audio)), self.tokenizer, language)
-        if len(builder.prompt_dialogue(units, None, language)) > room:
-            raise NoQuestion.because("long", language)
+        check_spoken(units, self.model, language)
         return Question(row, units, "", language, voice)
 
     def _answer_spoken(self, questions: list[Question], options: Mapping[str, int]) -> dict[int, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -352,12 +353,26 @@ def test_a_bad_row_is_answered_in_words_and_the_others_as_ever() -> None:
         model.predict([good], {"max_new_tokens": 9999})
 
 
-def test_another_language_is_asked_for_only_if_the_question_is_not_in_it(
-    artifacts: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def context(artifacts: Path) -> PythonModelContext:
+    """Where a served model finds its parts."""
     folders = {name: str(artifacts / "work" / name) for name in ("model", "tokenizer", "decoder")}
-    languages = {"languages": ["en", "zh"]}
-    context = PythonModelContext(folders, languages)  # type: ignore[no-untyped-call]  # MLflow's is untyped
+    return PythonModelContext(folders, {"languages": ["en", "zh"]})  # type: ignore[no-untyped-call]  # MLflow's
+
+
+def test_a_question_longer_than_what_the_model_learnt_is_refused_in_words(
+    context: PythonModelContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served = Dialogue()
+    served.load_context(context)
+    monkeypatch.setattr(served.tokenizer, "encode", lambda sounds: [[1, 2] * 150 for _ in sounds])
+    [answer] = served.predict(context, pd.DataFrame([{"audio": wav()}]))["answer"]
+    assert re.fullmatch(r"The question is too long for me: please ask in at most \d seconds\.", answer)
+
+
+def test_another_language_is_asked_for_only_if_the_question_is_not_in_it(
+    context: PythonModelContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
     served = Dialogue()
     served.load_context(context)
     builder = served.model.builder
