@@ -55,6 +55,7 @@ def train_phase(name: str, rows: Path, start: Path, result: Path) -> None:
                 with tempfile.TemporaryDirectory(dir=home(), prefix="scratch-") as scratch:
                     job = Job(start, rows, checkpoints, Path(scratch) / "model", config, list(speech))
                     model, trained = train_on_ranks(section.ranks, job, log_to(stage))
+        model.generation_config.max_length = data.manifest.length  # it has learnt nothing longer
         with stage.output(result) as folder:
             save_checkpoint(model, tokenizer, folder)
         write_log(trained.log, Path(f"metrics/plots/{name}.csv"))

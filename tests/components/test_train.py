@@ -14,6 +14,7 @@ import yaml
 from components.settings import Training
 from components.stage import StageFailed
 from components.train import check_ranks, train_phase, training_config
+from cslm.generation import SpeechLanguageModel
 from cslm.packing import PackedRows, pack
 from cslm.sequences import SequenceBuilder
 from tests import tiny
@@ -98,4 +99,4 @@ def test_a_training_that_is_told_to_end_ends_with_the_code_that_airflow_tries_ag
     before = len(heard)
     train_phase(*phase)
     assert heard[before] > heard[before - 1], "it goes on, and does not begin anew"
-    assert Path("work/base/config.json").exists()
+    assert SpeechLanguageModel.load(Path("work/base")).longest == 128, "what it is asked may not be longer"
