@@ -22,8 +22,8 @@ from cslm.audio import Samples
 from cslm.decoder import SpeechDecoder
 from cslm.generation import Sampling, SpeechLanguageModel
 from cslm.languages import language_of
-from cslm.limits import check_spoken
-from cslm.questions import LONGEST_TOKENS, NoQuestion, hear
+from cslm.limits import check_spoken, check_written
+from cslm.questions import NoQuestion, hear
 from cslm.sequences import Chain
 from cslm.tokenizer import Tokenizer, open_tokenizer
 
@@ -194,8 +194,10 @@ class Assistant:
         builder = self.model.builder
         asked = self.language_of(question)
         wanted = answer_language or asked
-        if not builder.text_ids(question.strip()) or len(builder.text_ids(question)) > LONGEST_TOKENS:
-            yield Refused(str(NoQuestion.because("unwritten", wanted)))
+        try:
+            check_written(question, self.model, wanted)
+        except NoQuestion as reason:
+            yield Refused(str(reason))
             return
         yield Heard(question)
         if wanted != asked:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cslm.generation import SpeechLanguageModel
-from cslm.questions import NoQuestion
+from cslm.questions import LONGEST_TOKENS, NoQuestion
 from cslm.units import FRAMES_PER_SECOND
 
 TOO_LONG = {
@@ -30,3 +30,13 @@ def check_spoken(units: Sequence[int], model: SpeechLanguageModel, language: str
     if len(units) > longest:
         words = TOO_LONG.get(language or "en", TOO_LONG["en"])
         raise NoQuestion(words.format(seconds=longest // FRAMES_PER_SECOND))
+
+
+def check_written(text: str, model: SpeechLanguageModel, language: str | None) -> None:
+    """A written question that is to be answered in `language`.
+
+    Raises:
+        NoQuestion: it has no letter and no digit, or more than `LONGEST_TOKENS` tokens.
+    """
+    if not any(map(str.isalnum, text)) or len(model.builder.text_ids(text)) > LONGEST_TOKENS:
+        raise NoQuestion.because("unwritten", language)

@@ -26,8 +26,8 @@ from cslm.decoder import SpeechDecoder
 from cslm.generation import SpeechLanguageModel
 from cslm.grammar import Reply
 from cslm.languages import language_of
-from cslm.limits import check_spoken
-from cslm.questions import LONGEST_TOKENS, NoQuestion, hear, read_recording
+from cslm.limits import check_spoken, check_written
+from cslm.questions import NoQuestion, hear, read_recording
 from cslm.tokenizer import open_tokenizer
 
 INPUTS = ("audio", "text", "answer_language", "voice")
@@ -123,12 +123,10 @@ class Dialogue(PythonModel):
         if voice is not None and voice not in self.decoder.voices:
             known = ", ".join(self.decoder.voices)
             raise NoQuestion(f"voice {voice!r} is unknown; allowed: {known}")
-        builder = self.model.builder
         if audio is None:
             if not isinstance(text, str):
                 raise NoQuestion(f"text must be a string, not {type(text).__name__}")
-            if not text.strip() or len(builder.text_ids(text)) > LONGEST_TOKENS:
-                raise NoQuestion.because("unwritten", language or language_of(text, self.languages))
+            check_written(text, self.model, language or language_of(text, self.languages))
             return Question(row, None, text.strip(), language, voice)
         units = hear(read_recording(_bytes(audio)), self.tokenizer, language)
         check_spoken(units, self.model, language)

@@ -333,6 +333,7 @@ def test_a_bad_row_is_answered_in_words_and_the_others_as_ever() -> None:
         ({"answer_language": "en"}, "neither of audio and text given"),
         ({"text": ""}, "neither of audio and text given"),
         ({"text": "  "}, "Please write a question"),
+        ({"text": "?!"}, "Please write a question"),
         ({"audio": b"RIFF and nothing else"}, "not readable as audio"),
         ({"audio": wav(kind="FLAC")[:500]}, "not readable as audio"),
         ({"audio": wav(channels=8)}, "8 channels"),

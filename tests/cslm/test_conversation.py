@@ -92,10 +92,9 @@ def test_a_written_question_is_answered_and_read_aloud(
     assert QUESTION in translate
     assert "巴黎" in answer, "the translation is what is answered"
     assert "巴黎" in read
-    [refusal] = talkative.answer_written("  ")
-    assert isinstance(refusal, Refused)
-    [refusal] = talkative.answer_written("why " * 500)
-    assert isinstance(refusal, Refused)
+    for no_question in ("  ", "?!", "……", "🙂", "why " * 500):
+        [refusal] = talkative.answer_written(no_question)
+        assert isinstance(refusal, Refused)
 
 
 def test_of_an_answer_without_words_nothing_is_read_aloud(
