@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, HttpUrl, ValidationError, model_validator
 
 T = TypeVar("T")
 
@@ -34,6 +34,15 @@ def _rising(limits: tuple[float, float]) -> tuple[float, float]:
     if not 0 <= limits[0] < limits[1]:
         raise ValueError("give the lower limit first, then the upper one, both at least 0")
     return limits
+
+
+def _endpoint(url: str) -> str:
+    try:
+        return str(HttpUrl(url))
+    except ValidationError as error:
+        raise ValueError(
+            f"{error.errors()[0]['msg']}; give one like https://host/v1, http://host:8000/v1"
+        ) from None
 
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -357,7 +366,7 @@ class TrainDecoder(Section):
 
 
 class LlmJudge(Section):
-    url: Annotated[str, Field(pattern=r"^https?://")]
+    url: Annotated[str, AfterValidator(_endpoint)]
     """Of an OpenAI-compatible endpoint, up to and with its version (https://host/v1)."""
     model: str
     answers: Count = 50

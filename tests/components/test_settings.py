@@ -58,6 +58,11 @@ def test_the_default_profile_is_sample() -> None:
         ({"train_decoder": {"new_voices": True, "steps": 0}}, ["train_decoder", "steps > 0"]),
         ({"train_tokenizer": {"units_stay": True, "checkpoint": None, "steps": 9}}, ["name one"]),
         ({"train_tokenizer": {"units_stay": True, "noise_steps": 9}}, ["noise_steps", "give one of them"]),
+        (
+            {"evaluate": {"llm_judge": {"url": "http://host:abc/v1", "model": "big"}}},
+            ["evaluate.llm_judge.url", "'http://host:abc/v1'", "invalid port", "http://host:8000/v1"],
+        ),
+        ({"evaluate": {"llm_judge": {"url": "ftp://host/v1", "model": "big"}}}, ["'http' or 'https'"]),
         ({"tokenize": {"speeds": [0.9, 1.0]}}, ["tokenize.speeds.1", "always there"]),
         ({"tokenize": {"speeds": [0.9, 0.9]}}, ["tokenize.speeds", "each only once"]),
         ({"languages": ["en", "en"]}, ["languages", "each only once"]),
