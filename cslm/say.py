@@ -7,6 +7,7 @@ Prints what was heard and each piece of the answer as it is spoken.
 
 from __future__ import annotations
 
+import tempfile
 import time
 from pathlib import Path
 from typing import Annotated
@@ -33,14 +34,20 @@ def main(
     ] = None,
 ) -> None:
     """Answer a spoken question."""
-    if not out.parent.is_dir():
-        raise SystemExit(f"{out} cannot be written: there is no folder {out.parent}")
+    check_place(out)
     try:
         samples = read_recording(question)
+    except NoQuestion as error:
+        raise SystemExit(f"{question}: {error}") from None
+    except OSError as error:
+        raise SystemExit(
+            f"{question} cannot be read: {error.strerror}; give a WAV, FLAC, MP3 or Ogg file"
+        ) from None
+    try:
         assistant = Assistant.load(model, tokenizer, decoder)
         assistant.check(answer_language, voice)
-    except (NoQuestion, FileNotFoundError, ValueError) as error:
-        raise SystemExit(f"{question}: {error}" if isinstance(error, NoQuestion) else str(error)) from None
+    except (OSError, ValueError) as error:
+        raise SystemExit(str(error)) from None
     started = time.perf_counter()
     spoken = []
     sampling = None if seed is None else Sampling(seed=seed)
@@ -61,6 +68,22 @@ def main(
     partial.write_bytes(encode_wav(np.concatenate(spoken)))
     partial.rename(out)
     print(f"answer in {out}")
+
+
+def check_place(out: Path) -> None:
+    """Can the answer be written there? Better known before the work than after it.
+
+    Raises:
+        SystemExit: no; it says why.
+    """
+    if out.is_dir():
+        raise SystemExit(f"{out} is a folder: give the name of a file, such as {out / 'answer.wav'}")
+    if not out.parent.is_dir():
+        raise SystemExit(f"{out} cannot be written: there is no folder {out.parent}")
+    try:
+        tempfile.TemporaryFile(dir=out.parent).close()
+    except OSError as error:
+        raise SystemExit(f"{out} cannot be written: {error.strerror} in {out.parent}") from None
 
 
 if __name__ == "__main__":

@@ -75,6 +75,8 @@ def test_what_the_command_cannot_do_is_one_line(question: Path) -> None:
         (("-o", out, "--voice", "bob"), "voice 'bob' is unknown; allowed: "),
         (("-o", out, "--model", "nowhere"), "no language model in nowhere: it has no config.json"),
         (("-o", out, "--decoder", other), "speaks the units of another tokenizer than models/tokenizer"),
+        (("-o", question.parent), f"{question.parent} is a folder: give the name of a file, such as"),
+        (("-o", "/proc/answer.wav"), "/proc/answer.wav cannot be written: "),
         (("-o", out), "I heard sound, but no speech. Please ask again."),
         (("-o", question.parent / "gone" / "answer.wav"), "there is no folder"),
     ):
@@ -82,6 +84,13 @@ def test_what_the_command_cannot_do_is_one_line(question: Path) -> None:
         assert refused.returncode == 1
         assert said in refused.stderr.splitlines()[-1]
         assert "Traceback" not in refused.stderr
+
+
+def test_what_is_no_file_is_no_question(tmp_path: Path) -> None:
+    for wrong, said in ((tmp_path, "Is a directory"), (tmp_path / "gone.wav", "No such file or directory")):
+        refused = command(wrong, "-o", tmp_path / "answer.wav")
+        assert refused.returncode == 1
+        assert refused.stderr == f"{wrong} cannot be read: {said}; give a WAV, FLAC, MP3 or Ogg file\n"
 
 
 def test_the_pieces_of_an_answer_are_one_file(question: Path, monkeypatch: pytest.MonkeyPatch) -> None:
