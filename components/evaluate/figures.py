@@ -33,12 +33,15 @@ TARGETS: dict[str, float] = {
     "latency.speedup_over_full_chain": 2.9,
     "latency.audio_speedup": 2.93,
     "latency.first_audio_ms": 1000.0,
+    "latency.rtf": 0.3,
     "latency.underruns": 0.01,
     "tts.en.wer": 0.038,
     "conversation.*.speech_wer": 0.05,
     "conversation.*.speech_cer": 0.05,
     "cross_lingual.*.speech_wer": 0.05,
     "cross_lingual.*.speech_cer": 0.05,
+    "conversation.*.speech_off_target": 0.01,
+    "cross_lingual.*.speech_off_target": 0.01,
     "speaker_similarity.tts.*.mean": 0.75,
 }
 BESIDE: dict[str, tuple[str, float]] = {
@@ -72,6 +75,8 @@ INTERVAL_NAMES = {
     "speech_wer": "speech_ci95",
     "speech_cer": "speech_ci95",
 }
+COUNTS = {"speech_off_target": "speech_n", "underruns": "audio_n"}
+"""Shares of so few items that their number is said beside the interval."""
 HEADLINES = (
     "asr.*.wer",
     "asr.*.cer",
@@ -102,6 +107,8 @@ HEADLINES = (
     "conversation.*.speech_cer",
     "cross_lingual.*.speech_wer",
     "cross_lingual.*.speech_cer",
+    "conversation.*.speech_off_target",
+    "cross_lingual.*.speech_off_target",
     "dnsmos.reference.*.mean",
     "dnsmos.tts.*.mean",
     "speaker_similarity.reference.*.mean",
@@ -124,6 +131,7 @@ class Headline:
     reached: bool | None
     lower_is_better: bool
     ci95: tuple[float, float] | None
+    n: int | None = None
 
 
 def headlines(metrics: Mapping[str, Any]) -> list[Headline]:
@@ -138,11 +146,13 @@ def _headline(name: str, flat: Mapping[str, Any]) -> Headline:
     if name in BESIDE:
         beside, distance = BESIDE[name]
         target = flat[beside] + distance
-    lower = name.rsplit(".", 1)[-1] in LOWER_IS_BETTER
+    parent, _, metric = name.rpartition(".")
+    lower = metric in LOWER_IS_BETTER
     reached = None if target is None else value <= target if lower else value >= target
     if name.endswith(STRICT) and target is not None:
         reached = value < target
-    return Headline(name, value, _look_up(PAPER, name), target, reached, lower, interval_of(name, flat))
+    n = flat.get(f"{parent}.{COUNTS.get(metric)}")
+    return Headline(name, value, _look_up(PAPER, name), target, reached, lower, interval_of(name, flat), n)
 
 
 def interval_of(name: str, flat: Mapping[str, Any]) -> tuple[float, float] | None:

@@ -190,6 +190,7 @@ def _headline_cells(headline: Headline) -> dict[str, str]:
     sign = ("≤" if headline.lower_is_better else "≥") if headline.target is not None else ""
     sign = "<" if headline.name.endswith("off_target") and sign else sign
     interval = f"{show(headline.ci95[0])} to {show(headline.ci95[1])}" if headline.ci95 else ""
+    interval += f" (n = {headline.n})" if headline.n else ""
     return {
         "value": show(headline.value),
         "interval": interval,

@@ -20,7 +20,7 @@ import numpy as np
 
 from cslm.audio import SAMPLE_RATE, Samples
 from cslm.decoder import SpeechDecoder
-from cslm.evaluation.confidence import Interval, bootstrap
+from cslm.evaluation.confidence import Interval, bootstrap, wilson
 from cslm.evaluation.error_rates import Errors, count_errors, error_rate
 from cslm.evaluation.held_out import Utterance, grouped
 from cslm.evaluation.judges import Dnsmos, Recognizer, SecondOpinion, SpeakerEncoder, Vector
@@ -203,10 +203,12 @@ def answer_metrics(
     metrics: dict[str, Any] = {}
     for (asked, wanted), group in grouped(answers, lambda each: each.answer.dialogue.pair).items():
         rate, interval = _rate([each.sounding for each in group], seed)
+        lost = sum(each.heard_language != wanted for each in group)
         numbers = {
             f"speech_{rules[wanted].metric}": rate,
             "speech_ci95": interval,
-            "speech_off_target": mean(float(each.heard_language != wanted) for each in group),
+            "speech_off_target": lost / len(group),
+            "speech_off_target_ci95": wilson(lost, len(group)),
             "speech_n": len(group),
         }
         kind, key = ("conversation", asked) if asked == wanted else ("cross_lingual", f"{asked}_{wanted}")

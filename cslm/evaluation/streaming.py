@@ -15,6 +15,7 @@ from typing import Any, get_args
 
 from cslm.audio import SAMPLE_RATE, Samples
 from cslm.conversation import Assistant, Speech, Text
+from cslm.evaluation.confidence import wilson
 from cslm.sequences import Chain
 
 Clock = Callable[[], float]
@@ -87,13 +88,15 @@ def measure_streaming(
 
 def _figures(ours: Sequence[Timing], full: Sequence[Timing]) -> dict[str, Any]:
     first = [1000 * timing.first_audio for timing in ours]
+    ran_dry = sum(timing.ran_dry for timing in ours)
     return {
         "first_audio_ms": mean(first),
         "first_audio_ms_median": median(first),
         "first_audio_ms_worst": max(first),
         "first_text_ms": mean(1000 * timing.first_text for timing in ours),
         "rtf": sum(timing.end for timing in ours) / sum(timing.sounding for timing in ours),
-        "underruns": mean(float(timing.ran_dry) for timing in ours),
+        "underruns": ran_dry / len(ours),
+        "underruns_ci95": wilson(ran_dry, len(ours)),
         "full_chain_first_audio_ms": mean(1000 * timing.first_audio for timing in full),
         "audio_speedup": mean(t.first_audio for t in full) / mean(t.first_audio for t in ours),
         "audio_n": len(ours),

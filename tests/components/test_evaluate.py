@@ -363,7 +363,9 @@ def test_headlines_judge_by_direction() -> None:
     }
     metrics["tts"] = {"zh": {"cer": 0.09, "reference_cer": 0.06}}  # at most 3.8 points above
     metrics["dnsmos"] = {"tts": {"en": {"mean": 2.9}}, "reference": {"en": {"mean": 3.3}}}
-    metrics["latency"] = {"first_audio_ms": 700.0}
+    metrics["latency"] = {"first_audio_ms": 700.0, "rtf": 0.31, "underruns": 0.0, "audio_n": 30}
+    metrics["latency"]["underruns_ci95"] = [0.0, 0.1135]
+    metrics["cross_lingual"]["en_zh"] |= {"speech_off_target": 0.01, "speech_n": 100}
     found = {h.name: h for h in headlines(metrics)}
     assert {name: h.reached for name, h in found.items()} == {
         "asr.en.wer": True,
@@ -377,10 +379,15 @@ def test_headlines_judge_by_direction() -> None:
         "dnsmos.tts.en.mean": False,
         "dnsmos.reference.en.mean": None,
         "latency.first_audio_ms": True,
+        "latency.rtf": False,
+        "latency.underruns": True,
+        "cross_lingual.en_zh.speech_off_target": False,  # must stay below 1 %
         "heldout_voice.asr.en.wer": False,
     }
     assert found["asr.en.wer"].paper == 0.098
     assert found["asr.en.wer"].ci95 == (0.01, 0.1)
+    assert found["latency.underruns"].ci95 == (0.0, 0.1135)
+    assert (found["latency.underruns"].n, found["cross_lingual.en_zh.speech_off_target"].n) == (30, 100)
     assert found["cross_lingual.en_zh.off_target"].ci95 is None, "the interval of another figure"
 
 

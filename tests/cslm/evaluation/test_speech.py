@@ -146,6 +146,7 @@ def test_answers_are_judged_by_their_own_text_and_by_pair() -> None:
     )
     assert metrics["conversation"]["en"]["speech_wer"] == pytest.approx(1 / 6)
     assert metrics["conversation"]["en"]["speech_off_target"] == 0.5
+    assert metrics["conversation"]["en"]["speech_off_target_ci95"] == pytest.approx([0.0945, 0.9055], abs=1e-4)
     assert metrics["cross_lingual"]["en_zh"]["speech_cer"] == 0.5
     assert metrics["cross_lingual"]["en_zh"]["speech_off_target"] == 0
 
@@ -183,4 +184,5 @@ def test_only_questions_that_both_chains_speak_to_are_compared() -> None:
     one = SimpleNamespace(answer=Scripted({"interleaved": spoken, "full": [(0.1, Text("a"))]}).answer)
     figures, timings = measure_streaming(both, [(SILENCE, "en")] * 3)  # type: ignore[arg-type]
     assert (figures["audio_n"], figures["underruns"], len(timings)) == (3, 0, 3)
+    assert figures["underruns_ci95"] == pytest.approx([0, 0.5615], abs=1e-4), "three answers tell little"
     assert measure_streaming(one, [(SILENCE, "en")] * 3) == ({}, [])  # type: ignore[arg-type]
