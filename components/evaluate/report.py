@@ -15,7 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from components.evaluate import plots
 from components.evaluate.figures import TARGETS, Headline, headlines
 from components.evaluate.players import player
-from components.evaluate.speech import SpeechResults
+from components.evaluate.speech import JUDGES, SpeechResults
 from components.settings import Settings
 from cslm.evaluation.held_out import grouped, spread
 from cslm.evaluation.normalization import LanguageRules
@@ -81,6 +81,7 @@ PLAIN = {
     "mean": "{:.2f}",
 }
 """Figures that are no fractions; the others are shown in percent."""
+NOT_MEASURED = {"value": "not measured", "interval": "", "paper": "", "target": ""}
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,8 @@ def write_report(
     environment.filters |= {"percent": percent, "language": language_name}
     test = results["test"]
     by_split = {name: metrics if name == "test" else metrics.get(name, {}) for name in results}
-    first = [(label(h.name), _headline_cells(h), h) for h in headlines(metrics)]
+    first = [(label(h.name), _headline_cells(h), h.reached) for h in headlines(metrics)]
+    first += [(JUDGES[judge], NOT_MEASURED, None) for judge in speech.missing]
     page = environment.get_template("report.html.j2").render(
         settings=settings,
         metrics=metrics,
@@ -124,7 +126,10 @@ def write_report(
         spectrograms=_spectrograms(speech, settings.evaluate.seed),
         waterfall=plots.waterfall(_typical(speech.timings)) if speech.timings else None,
         written=confusion(rules, ((a.dialogue.answer_language, a.language) for a in test.answers)),
-        sounding=confusion(rules, ((s.sounding.language, s.heard_language) for s in speech.answers)),
+        judges=JUDGES,
+        sounding=confusion(
+            rules, ((s.sounding.language, s.heard_language) for s in speech.answers if s.heard_language)
+        ),
         intents=intents(test.answers),
         samples=spread(test.answers, SAMPLES, settings.evaluate.seed),
         wrong=[answer for answer in test.answers if not answer.right],
@@ -134,7 +139,7 @@ def write_report(
         rules=rules,
     )
     (folder / "index.html").write_text(page, "utf-8")
-    rows = [{"title": title, **cells, "reached": headline.reached} for title, cells, headline in first]
+    rows = [{"title": title, **cells, "reached": reached} for title, cells, reached in first]
     (folder / "headlines.json").write_text(json.dumps(rows, ensure_ascii=False, indent=1) + "\n", "utf-8")
     _write_lines(folder / "dialogues.jsonl", (_answer_row(s, a) for s, r in results.items() for a in r.answers))
     _write_lines(

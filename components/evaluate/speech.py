@@ -1,7 +1,7 @@
 """The part of the evaluation that listens: recordings and judges in, figures and sounds out.
 
-The judges' weights are declared in models.yaml and fetched once, into `$CSLM_HOME/models`. Where they cannot be
-had nothing is made up: the figures are missing, and the report says "not measured".
+The judges' weights are declared in models.yaml and fetched once, into `$CSLM_HOME/models`. Where those of one
+cannot be had nothing is made up: its figures are missing, and the report says "not measured".
 """
 
 from __future__ import annotations
@@ -41,12 +41,17 @@ from cslm.tokenizer import Tokenizer
 
 UTTERANCES = Path("work/accepted/utterances")
 CATALOG = Path("models.yaml")
-JUDGES = ("whisper-base-ct2", "dnsmos", "resemblyzer")
+JUDGES = {
+    "whisper-base-ct2": "Error rate and language of the sound (Whisper)",
+    "dnsmos": "Sound quality (DNSMOS)",
+    "resemblyzer": "Likeness of the voice (Resemblyzer)",
+}
+"""Name in models.yaml -> what it judges."""
 
 
 @dataclass(frozen=True)
 class SpeechResults:
-    """What was heard; `missing` says why there is nothing."""
+    """What was heard."""
 
     soundings: list[Sounding] = field(default_factory=list)
     answers: list[SpokenAnswer] = field(default_factory=list)
@@ -54,7 +59,8 @@ class SpeechResults:
     """Id of an utterance -> its recording: spoken questions, and right answers where there is one."""
     timings: Sequence[Timing] = ()
     """How the timed answers came, piece by piece."""
-    missing: str = ""
+    missing: Mapping[str, str] = field(default_factory=dict)
+    """Judge that was not at hand (a key of `JUDGES`) -> why."""
 
 
 def evaluate_speech(
@@ -86,11 +92,9 @@ def evaluate_speech(
         {"latency": streaming},
         merge(reading_errors(tokenizer, texts, read, seed), answer_errors(tokenizer, answers, seed)),
     )
-    try:
-        judges = open_judges()
-    except FetchFailed as reason:
-        print(f"note: speech is not measured: {reason}", flush=True)
-        return metrics, SpeechResults(timings=timings, missing=str(reason))
+    judges, missing = open_judges()
+    for name, reason in missing.items():
+        print(f"note: {JUDGES[name]} is not measured: {reason}", flush=True)
     recordings = _recordings(judged, sounds, decoder)
     left_out = len(judged) - len(recordings)
     if left_out:
@@ -106,7 +110,7 @@ def evaluate_speech(
     metrics = merge(metrics, speech_metrics(soundings, evaluator.rules, seed))
     metrics = merge(metrics, answer_metrics(heard, evaluator.rules, seed))
     return metrics, SpeechResults(
-        soundings, heard, {name: sound for name, (sound, _) in sounds.items()}, timings
+        soundings, heard, {name: sound for name, (sound, _) in sounds.items()}, timings, missing
     )
 
 
@@ -124,18 +128,25 @@ def _of_each_language(utterances: Sequence[Utterance], count: int, seed: int) ->
     return [utterance for group in groups for utterance in spread(group, count, seed)]
 
 
-def open_judges() -> Judges:
-    """All judges, fetched if they are not here yet.
-
-    Raises:
-        FetchFailed: the weights of one cannot be had.
-    """
+def open_judges() -> tuple[Judges, dict[str, str]]:
+    """The judges, fetched if they are not here yet, and why the others cannot be had."""
     catalog = load_catalog(CATALOG)
-    folders = {name: home() / "models" / name for name in JUDGES}
-    for name, folder in folders.items():
-        fetch(name, catalog[name], folder)
-    recognizer, quality, voices = folders.values()
-    return Judges(Recognizer(recognizer), SecondOpinion(), Dnsmos(quality), SpeakerEncoder(voices).eval())
+    folders: dict[str, Path] = {}
+    missing: dict[str, str] = {}
+    for name in JUDGES:
+        try:
+            fetch(name, catalog[name], home() / "models" / name)
+            folders[name] = home() / "models" / name
+        except FetchFailed as reason:
+            missing[name] = str(reason)
+    recognizer, quality, voices = map(folders.get, JUDGES)
+    judges = Judges(
+        Recognizer(recognizer) if recognizer else None,
+        SecondOpinion(),
+        Dnsmos(quality) if quality else None,
+        SpeakerEncoder(voices).eval() if voices else None,
+    )
+    return judges, missing
 
 
 def _sounds(wanted: Iterable[str]) -> dict[str, tuple[Samples, str]]:

@@ -20,7 +20,7 @@ import numpy as np
 
 from cslm.audio import SAMPLE_RATE, Samples
 from cslm.decoder import SpeechDecoder
-from cslm.evaluation.confidence import Interval, bootstrap, wilson
+from cslm.evaluation.confidence import bootstrap, wilson
 from cslm.evaluation.error_rates import Errors, count_errors, error_rate
 from cslm.evaluation.held_out import Utterance, grouped
 from cslm.evaluation.judges import Dnsmos, Recognizer, SecondOpinion, SpeakerEncoder, Vector
@@ -32,12 +32,12 @@ KINDS = ("reference", "resynthesis", "tts")
 
 @dataclass(frozen=True)
 class Judges:
-    """All who listen."""
+    """All who listen; what one who is not at hand would say is not measured."""
 
-    recognizer: Recognizer
+    recognizer: Recognizer | None
     second: SecondOpinion
-    quality: Dnsmos
-    voices: SpeakerEncoder
+    quality: Dnsmos | None
+    voices: SpeakerEncoder | None
 
 
 @dataclass(frozen=True)
@@ -51,19 +51,19 @@ class Recording:
 
 @dataclass(frozen=True)
 class Sounding:
-    """One piece of speech, and what the judges say of it."""
+    """One piece of speech, and what the judges say of it: None where one was not at hand."""
 
     id: str
     kind: str
     language: str
     voice: str
     text: str
-    heard: str
-    errors: Errors
+    heard: str | None
+    errors: Errors | None
     second_errors: Errors | None
     """Of the second recogniser, in the language that it knows."""
-    dnsmos: float
-    vector: Vector
+    dnsmos: float | None
+    vector: Vector | None
     samples: Samples
 
 
@@ -73,7 +73,7 @@ class SpokenAnswer:
 
     answer: Answer
     sounding: Sounding
-    heard_language: str
+    heard_language: str | None
 
 
 class Listener:
@@ -116,19 +116,22 @@ class Listener:
             sounding = self._hear(
                 answer.dialogue.id, "answer", language, voices[language], answer.parsed.text, samples
             )
-            found = self._judges.recognizer.language(samples, list(self._rules))
+            judge = self._judges.recognizer
+            found = judge.language(samples, list(self._rules)) if judge else None
             heard.append(SpokenAnswer(answer, sounding, found))
             self._on_item()
         return heard
 
     def _hear(self, id: str, kind: str, language: str, voice: str, text: str, samples: Samples) -> Sounding:
         """What the judges say of speech; where there is none, nothing is heard, and it sounds as silence."""
-        silent = not len(samples)
-        heard = "" if silent else self._judges.recognizer.transcribe(samples, language)
-        second = None
-        if language == self._judges.second.LANGUAGE:
-            guessed = "" if silent else self._judges.second.transcribe(samples)
-            second = count_errors(text, guessed, self._rules[language])
+        judges, rules, silent = self._judges, self._rules[language], not len(samples)
+        heard: str | None = None
+        second: Errors | None = None
+        if judges.recognizer:
+            heard = "" if silent else judges.recognizer.transcribe(samples, language)
+        if language == judges.second.LANGUAGE:
+            guessed = "" if silent else judges.second.transcribe(samples)
+            second = count_errors(text, guessed, rules)
         samples = np.zeros(SAMPLE_RATE, np.float32) if silent else samples
         return Sounding(
             id=id,
@@ -137,10 +140,10 @@ class Listener:
             voice=voice,
             text=text,
             heard=heard,
-            errors=count_errors(text, heard, self._rules[language]),
+            errors=None if heard is None else count_errors(text, heard, rules),
             second_errors=second,
-            dnsmos=self._judges.quality.overall(np.clip(samples, -1, 1)),
-            vector=self._judges.voices.embed(samples),
+            dnsmos=judges.quality.overall(np.clip(samples, -1, 1)) if judges.quality else None,
+            vector=judges.voices.embed(samples) if judges.voices else None,
             samples=samples,
         )
 
@@ -153,47 +156,52 @@ def has_words(text: str, rules: LanguageRules) -> bool:
 def speech_metrics(
     soundings: Sequence[Sounding], rules: Mapping[str, LanguageRules], seed: int
 ) -> dict[str, Any]:
-    """`tts`, `resynthesis` (error rates beside the recordings'), `dnsmos`, `speaker_similarity`, `voices`."""
+    """`tts`, `resynthesis` (error rates beside the recordings'), `dnsmos`, `speaker_similarity`, `voices`.
+
+    Only what a judge was at hand for.
+    """
     names = ("tts", "resynthesis", "dnsmos", "speaker_similarity", "voices")
     metrics: dict[str, Any] = {name: {} for name in names}
     for language, group in grouped(soundings, lambda each: each.language).items():
         kinds = grouped(group, lambda each: each.kind)
         metric = rules[language].metric
-        reference = _rate(kinds["reference"], seed)
         for kind in ("resynthesis", "tts"):
-            rate = _rate(kinds[kind], seed)
-            metrics[kind][language] = {
-                metric: rate[0],
-                "ci95": rate[1],
-                f"reference_{metric}": reference[0],
-                "reference_ci95": reference[1],
-                "n": len(kinds[kind]),
+            figures = {
+                **_rate(kinds[kind], metric, "ci95", seed),
+                **_rate(kinds["reference"], f"reference_{metric}", "reference_ci95", seed),
                 **_second(kinds[kind], metric),
                 **_second(kinds["reference"], f"reference_{metric}"),
             }
+            if figures:
+                metrics[kind][language] = {**figures, "n": len(kinds[kind])}
         for kind in KINDS:
-            scores = [each.dnsmos for each in kinds[kind]]
-            metrics["dnsmos"].setdefault(kind, {})[language] = _mean(scores, seed)
+            scores = [each.dnsmos for each in kinds[kind] if each.dnsmos is not None]
+            if scores:
+                metrics["dnsmos"].setdefault(kind, {})[language] = _mean(scores, seed)
             alike = _similarities(kinds[kind], kinds["reference"])
             if alike:
                 metrics["speaker_similarity"].setdefault(kind, {})[language] = _mean(alike, seed)
         for voice, of_voice in grouped(group, lambda each: each.voice).items():
             metrics["voices"].setdefault(language, {})[voice] = _voice(of_voice, metric)
-    return metrics
+    return {name: figures for name, figures in metrics.items() if figures}
 
 
 def _voice(soundings: Sequence[Sounding], metric: str) -> dict[str, Any]:
     """Error rates of a voice's recordings, units spoken again and texts read aloud, and how these sound."""
     kinds = grouped(soundings, lambda each: each.kind)
-    alike = _similarities(kinds["tts"], kinds["reference"])
-    return {
-        f"reference_{metric}": error_rate(each.errors for each in kinds["reference"]),
-        f"resynthesis_{metric}": error_rate(each.errors for each in kinds["resynthesis"]),
-        metric: error_rate(each.errors for each in kinds["tts"]),
-        "dnsmos": mean(each.dnsmos for each in kinds["tts"]),
-        "n": len(kinds["tts"]),
-        **({"speaker_similarity": mean(alike)} if alike else {}),
-    }
+    figures: dict[str, Any] = {"n": len(kinds["tts"])}
+    for kind, name in (
+        ("reference", f"reference_{metric}"),
+        ("resynthesis", f"resynthesis_{metric}"),
+        ("tts", metric),
+    ):
+        if errors := [each.errors for each in kinds[kind] if each.errors is not None]:
+            figures[name] = error_rate(errors)
+    if scores := [each.dnsmos for each in kinds["tts"] if each.dnsmos is not None]:
+        figures["dnsmos"] = mean(scores)
+    if alike := _similarities(kinds["tts"], kinds["reference"]):
+        figures["speaker_similarity"] = mean(alike)
+    return figures
 
 
 def answer_metrics(
@@ -202,24 +210,27 @@ def answer_metrics(
     """Of `conversation` and `cross_lingual`: error of speech against its own text, language of the sound."""
     metrics: dict[str, Any] = {}
     for (asked, wanted), group in grouped(answers, lambda each: each.answer.dialogue.pair).items():
-        rate, interval = _rate([each.sounding for each in group], seed)
-        lost = sum(each.heard_language != wanted for each in group)
-        numbers = {
-            f"speech_{rules[wanted].metric}": rate,
-            "speech_ci95": interval,
-            "speech_off_target": lost / len(group),
-            "speech_off_target_ci95": wilson(lost, len(group)),
-            "speech_n": len(group),
-        }
+        soundings = [each.sounding for each in group]
+        numbers: dict[str, Any] = {"speech_n": len(group)}
+        numbers |= _rate(soundings, f"speech_{rules[wanted].metric}", "speech_ci95", seed)
+        if found := [each.heard_language for each in group if each.heard_language is not None]:
+            lost = sum(language != wanted for language in found)
+            numbers["speech_off_target"] = lost / len(found)
+            numbers["speech_off_target_ci95"] = wilson(lost, len(found))
+        if scores := [each.dnsmos for each in soundings if each.dnsmos is not None]:
+            numbers["speech_dnsmos"] = mean(scores)
         kind, key = ("conversation", asked) if asked == wanted else ("cross_lingual", f"{asked}_{wanted}")
         metrics.setdefault(kind, {})[key] = numbers
-        metrics[kind][key]["speech_dnsmos"] = mean(each.sounding.dnsmos for each in group)
     return metrics
 
 
-def _rate(soundings: Sequence[Sounding], seed: int) -> tuple[float, Interval]:
-    errors = [each.errors for each in soundings]
-    return error_rate(errors), bootstrap([e.total for e in errors], [e.length for e in errors], seed)
+def _rate(soundings: Sequence[Sounding], name: str, interval: str, seed: int) -> dict[str, Any]:
+    """Error rate and its interval by these names, if the recogniser was at hand."""
+    errors = [each.errors for each in soundings if each.errors is not None]
+    if not errors:
+        return {}
+    limits = bootstrap([e.total for e in errors], [e.length for e in errors], seed)
+    return {name: error_rate(errors), interval: limits}
 
 
 def _second(soundings: Sequence[Sounding], name: str) -> dict[str, float]:
@@ -236,8 +247,12 @@ def _similarities(soundings: Sequence[Sounding], references: Sequence[Sounding])
     """Cosine of each voice to the mean of the other recordings of the same speaker, where there are any."""
     alike = []
     for each in soundings:
-        others = [other.vector for other in references if other.voice == each.voice and other.id != each.id]
-        if others:
+        others = [
+            other.vector
+            for other in references
+            if other.vector is not None and other.voice == each.voice and other.id != each.id
+        ]
+        if others and each.vector is not None:
             center = np.mean(others, axis=0)
             alike.append(float(each.vector @ center / np.linalg.norm(center)))
     return alike

@@ -20,6 +20,7 @@ from cslm.evaluation.judges import SecondOpinion
 from cslm.evaluation.normalization import rules_for
 from cslm.evaluation.speech import (
     KINDS,
+    Judges,
     Listener,
     Recording,
     Sounding,
@@ -30,7 +31,7 @@ from cslm.evaluation.speech import (
 )
 from cslm.evaluation.streaming import answer_timing, measure_streaming
 from cslm.evaluation.tasks import Answer
-from cslm.sequences import Parsed
+from cslm.sequences import Chunk, Parsed
 from cslm.shards import read_rows
 
 RULES = {language: rules_for(language) for language in ("en", "zh")}
@@ -98,6 +99,40 @@ def test_a_text_that_is_read_without_a_sound_is_heard_as_silence() -> None:
     assert reference.errors.total == 0
     assert (read.heard, read.errors.deletions, read.dnsmos) == ("", 2, 16_000)
     assert read.second_errors == read.errors, "no recogniser dreams of words in silence"
+
+
+class Loud:
+    """A decoder that says the same to everything."""
+
+    def speak(self, *_: object) -> Samples:
+        return SILENCE + 0.1
+
+
+def test_each_judge_who_is_there_measures() -> None:
+    second = SimpleNamespace(LANGUAGE="zh", transcribe=lambda samples: "")
+    whisper = SimpleNamespace(transcribe=lambda samples, language: "one", language=lambda samples, among: "en")
+    dnsmos = SimpleNamespace(overall=lambda samples: 3.0)
+    encoder = SimpleNamespace(embed=lambda samples: np.ones(2, np.float32))
+    recordings = [Recording(Utterance(name, "en", "one two", (1,)), "ann", SILENCE + 0.1) for name in "ab"]
+    dialogue = Dialogue("d", "en", "q", "s", (1,), "en", "one two")
+    parsed = Parsed("q", (Chunk("one two", (1, 2)),), True)
+    answer = Answer(dialogue, parsed, count_errors("q", "q", RULES["en"]), True, 1, False, "en")
+    rates = {"tts", "resynthesis"}
+    for there, expected, of_answers in (
+        (
+            (whisper, None, None),
+            rates,
+            {"speech_wer", "speech_ci95", "speech_off_target", "speech_off_target_ci95"},
+        ),
+        ((None, dnsmos, None), {"dnsmos"}, {"speech_dnsmos"}),
+        ((None, None, encoder), {"speaker_similarity"}, set()),
+    ):
+        judges = Judges(there[0], second, there[1], there[2])  # type: ignore[arg-type]
+        listener = Listener(judges, Loud(), RULES)  # type: ignore[arg-type]
+        soundings = listener.compare(recordings, {"a": [1], "b": [1]})
+        assert speech_metrics(soundings, RULES, seed=1).keys() == expected | {"voices"}
+        heard = answer_metrics(listener.answers([answer], {"en": "ann"}), RULES, seed=1)
+        assert heard["conversation"]["en"].keys() == of_answers | {"speech_n"}
 
 
 @pytest.mark.parametrize(("text", "expected"), [("Far.", True), ("...", False), ("Hmm.", False), ("", False)])
