@@ -11,6 +11,7 @@ and the spoken answers of the model, beside their own text.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean
@@ -107,15 +108,15 @@ class Listener:
             self._on_item()
         return soundings
 
-    def answers(self, answers: Iterable[Answer], voices: Mapping[str, str]) -> list[SpokenAnswer]:
-        """Each answer in the voice of its language."""
+    def answers(self, answers: Iterable[Answer], voices: Mapping[str, Sequence[str]]) -> list[SpokenAnswer]:
+        """Each answer in a voice of its language, which take turns."""
+        turns = {language: itertools.cycle(names) for language, names in voices.items()}
         heard = []
         for answer in answers:
             language = answer.dialogue.answer_language
-            samples = self._decoder.speak(answer.parsed.units, voices[language])
-            sounding = self._hear(
-                answer.dialogue.id, "answer", language, voices[language], answer.parsed.text, samples
-            )
+            voice = next(turns[language])
+            samples = self._decoder.speak(answer.parsed.units, voice)
+            sounding = self._hear(answer.dialogue.id, "answer", language, voice, answer.parsed.text, samples)
             judge = self._judges.recognizer
             found = judge.language(samples, list(self._rules)) if judge else None
             heard.append(SpokenAnswer(answer, sounding, found))
@@ -207,7 +208,8 @@ def _voice(soundings: Sequence[Sounding], metric: str) -> dict[str, Any]:
 def answer_metrics(
     answers: Sequence[SpokenAnswer], rules: Mapping[str, LanguageRules], seed: int
 ) -> dict[str, Any]:
-    """Of `conversation` and `cross_lingual`: error of speech against its own text, language of the sound."""
+    """Of `conversation` and `cross_lingual`, and of each voice: error of speech against its own text; language
+    of the sound."""
     metrics: dict[str, Any] = {}
     for (asked, wanted), group in grouped(answers, lambda each: each.answer.dialogue.pair).items():
         soundings = [each.sounding for each in group]
@@ -221,6 +223,13 @@ def answer_metrics(
             numbers["speech_dnsmos"] = mean(scores)
         kind, key = ("conversation", asked) if asked == wanted else ("cross_lingual", f"{asked}_{wanted}")
         metrics.setdefault(kind, {})[key] = numbers
+    for language, of_language in grouped(answers, lambda each: each.sounding.language).items():
+        for voice, of_voice in grouped(of_language, lambda each: each.sounding.voice).items():
+            errors = [each.sounding.errors for each in of_voice if each.sounding.errors is not None]
+            figures: dict[str, float] = {"speech_n": len(of_voice)}
+            if errors:
+                figures[f"speech_{rules[language].metric}"] = error_rate(errors)
+            metrics.setdefault("voices", {}).setdefault(language, {})[voice] = figures
     return metrics
 
 

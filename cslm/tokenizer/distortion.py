@@ -62,4 +62,5 @@ def _noise(signal: Signal, rng: np.random.Generator) -> Signal:
     slope = rng.choice(NOISE_SLOPES)
     noise: Signal = np.fft.irfft(spectrum / np.maximum(np.arange(len(spectrum)), 1) ** (slope / 2), len(signal))
     loudness = np.linalg.norm(signal) * 10 ** (-rng.uniform(*NOISE_DB) / 20)
-    return noise * loudness / np.linalg.norm(noise)
+    noise *= loudness / np.linalg.norm(noise)
+    return noise

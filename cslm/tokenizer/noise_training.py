@@ -25,7 +25,7 @@ from cslm.precision import half_precision
 from cslm.tokenizer.distortion import distort
 from cslm.tokenizer.features import log_mel
 from cslm.tokenizer.frame_file import FrameFile, Utterance
-from cslm.tokenizer.model import MAKES_UNITS, padding_mask
+from cslm.tokenizer.model import MAKES_UNITS, TokenizerNetwork, padding_mask
 from cslm.tokenizer.speech_tokenizer import SpeechTokenizer, collate
 from cslm.units import FRAMES_PER_SECOND
 
@@ -103,11 +103,11 @@ def in_16_bits(samples: Samples) -> Samples:
 def _heard_twice(sound: FrameFile, utterance: Utterance, seed: int) -> tuple[Tensor, Tensor]:
     """Features (t, 80) of an utterance, and of the same one distorted."""
     rng = np.random.default_rng(seed)
-    samples = sound.read(utterance).astype(np.float32) / LOUDEST
+    samples: Samples = np.asarray(sound.read(utterance), np.float32) / np.float32(LOUDEST)
     return log_mel(samples), log_mel(samples if rng.random() < CLEAN else distort(samples, rng))
 
 
-def _before_rounding(network: nn.Module, mels: Tensor, lengths: Tensor) -> Tensor:
+def _before_rounding(network: TokenizerNetwork, mels: Tensor, lengths: Tensor) -> Tensor:
     """Mels (B, 4T, 80), lengths in units (B,) -> places between the quantiser's levels (B, T, D)."""
     with half_precision():
         latents = network.to_quantizer(network.encode(mels, lengths)).float()

@@ -131,8 +131,11 @@ def test_each_judge_who_is_there_measures() -> None:
         listener = Listener(judges, Loud(), RULES)  # type: ignore[arg-type]
         soundings = listener.compare(recordings, {"a": [1], "b": [1]})
         assert speech_metrics(soundings, RULES, seed=1).keys() == expected | {"voices"}
-        heard = answer_metrics(listener.answers([answer], {"en": "ann"}), RULES, seed=1)
+        heard = answer_metrics(
+            listener.answers([answer, answer, answer], {"en": ["ann", "bob"]}), RULES, seed=1
+        )
         assert heard["conversation"]["en"].keys() == of_answers | {"speech_n"}
+        assert [heard["voices"]["en"][voice]["speech_n"] for voice in ("ann", "bob")] == [2, 1]
 
 
 @pytest.mark.parametrize(("text", "expected"), [("Far.", True), ("...", False), ("Hmm.", False), ("", False)])
