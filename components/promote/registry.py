@@ -130,10 +130,10 @@ class Registry:
         current = self.at(PRODUCTION)
         if current is None:
             raise RegistryFailed(f"no version of {self.model} is in production: there is nothing to roll back")
-        if self.unfinished("rolled back", current):
+        reached = self._reached()
+        if reached[-1:] != [int(current.version)] and self.unfinished("rolled back", current):
             self._move("rolled back", current, PRODUCTION, by, reason)
             return current
-        reached = self._reached()
         if reached[-1:] != [int(current.version)] or len(reached) < 2:
             raise RegistryFailed(
                 f"the history of {self.model} knows no version that was in production before version "
@@ -189,9 +189,6 @@ class Registry:
         self, event: Event, version: ModelVersion, before: ModelVersion | None, by: str, reason: str
     ) -> str:
         """The run that stands for this move: a new one, or the one that a killed move has left."""
-        if run_id := self.unfinished(event, version):
-            return run_id
-        experiment = open_experiment(f"{self.model}-releases")
         tags = {
             "event": event,
             "model": self.model,
@@ -201,6 +198,13 @@ class Registry:
             "reason": reason,
             **{name: version.tags.get(name, "") for name in ("data_version", "git_commit")},
         }
+        if run_id := self.unfinished(event, version):
+            if before is not None and before.version == version.version:
+                del tags["before"]  # the killed move had moved the alias already, and knows it
+            for name, text in tags.items():
+                self.client.set_tag(run_id, name, text)
+            return run_id
+        experiment = open_experiment(f"{self.model}-releases")
         run = self.client.create_run(experiment, run_name=f"version {version.version} {event}", tags=tags)
         return str(run.info.run_id)
 
@@ -226,7 +230,7 @@ class Registry:
             page = self.client.search_runs(
                 [experiment.experiment_id],
                 "attributes.status = 'FINISHED'",
-                order_by=["attributes.start_time ASC"],
+                order_by=["attributes.end_time ASC"],
                 page_token=token,
             )
             runs += page

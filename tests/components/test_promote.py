@@ -332,6 +332,24 @@ def test_a_killed_move_is_finished_by_the_same_command(
     assert told == [(1, None), (2, 1)]
 
 
+def test_a_killed_move_that_others_overtook_is_told_when_and_by_whom_it_was_finished(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(1, 4):
+        register(store)
+        with monkeypatch.context() as patch:
+            if number == 2:
+                patch.setattr(MlflowClient, "set_registered_model_alias", _killed)
+            promote("promote", "--version", str(number), "--by", "ana", "--reason", f"number {number}")
+    assert promote("promote", "--version", "2", "--by", "bo", "--reason", "after all")[0] == 0
+    last = Registry("cslm").history()[-1]
+    assert (last.version, last.before, last.by, last.reason) == (2, 3, "bo", "after all")
+    today = str(datetime.datetime.now(datetime.UTC).date())
+    assert "version 2 promoted by bo (before: version 3)" in promote("history", "--on", today)[1]
+    code, text = promote("rollback", "--by", "bo", "--reason", "no, it stutters")
+    assert code == 0 and "version 3 is in production again, version 2 is archived" in text
+
+
 def _killed(*_: object, **__: object) -> None:
     raise KeyboardInterrupt
 
