@@ -2,6 +2,8 @@
 
 Started by hand, with a reason, which stays in the history (`make history`). The version that is taken out is
 archived, and `cslm_promote` refuses it from then on.
+
+A run takes off one version, however often it is tried or cleared; to go back one more, trigger another run.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ def roll_back() -> None:
     params = context["params"]
     by = context["dag_run"].triggering_user_name or "nobody known"
     try:
-        promotion.roll_back(params["model"], by, params["reason"], log.info)
+        promotion.roll_back(params["model"], by, params["reason"], context["run_id"], log.info)
     except promotion.PromotionRefused as error:
         raise AirflowFailException(str(error)) from None
 

@@ -56,13 +56,13 @@ def promote(model: str, facts: dict[str, Any], by: str, reason: str, log: Callab
     _promote(["promote", "--model", model, "--by", by, "--reason", reason, *compared], log)
 
 
-def roll_back(model: str, by: str, reason: str, log: Callable[[str], None]) -> None:
-    """Put the version that was in production before back there.
+def roll_back(model: str, by: str, reason: str, request: str, log: Callable[[str], None]) -> None:
+    """Put the version that was in production before back there, once for each `request`.
 
     Raises:
         PromotionRefused: there is none.
     """
-    _promote(["rollback", "--model", model, "--by", by, "--reason", reason], log)
+    _promote(["rollback", "--model", model, "--by", by, "--reason", reason, "--request", request], log)
 
 
 def _promote(arguments: list[str], log: Callable[[str], None]) -> None:

@@ -118,11 +118,22 @@ def promote(
 
 
 @app.command()
-def rollback(reason: Reason, by: By = "", model: Model = "cslm") -> None:
+def rollback(
+    reason: Reason,
+    by: By = "",
+    model: Model = "cslm",
+    request: Annotated[
+        str, typer.Option(help="name of this request: asked again by the same name, nothing moves")
+    ] = "",
+) -> None:
     """Put the version that was in production before back there."""
     registry = _registry(model)
+    if done := registry.answered(request):
+        at = f"{done.at:%Y-%m-%d %H:%M:%S} UTC"
+        print(f"{request} has put version {done.version} back already, at {at}: nothing moves")
+        return
     current = registry.at(PRODUCTION)
-    version = registry.roll_back(by or getpass.getuser(), reason)
+    version = registry.roll_back(by or getpass.getuser(), reason, request)
     archived = current.version if current else "-"
     print(f"version {version.version} is in production again, version {archived} is archived")
 

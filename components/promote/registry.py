@@ -51,6 +51,8 @@ class Release:
     git_commit: str
     figures: Mapping[str, float]
     run_id: str
+    request: str
+    """Name of what asked for it, such as a DAG run; empty for a person at a terminal."""
 
 
 class Registry:
@@ -121,8 +123,8 @@ class Registry:
         """Put `version` into production and archive what was there; `report` (Markdown) stays with the move."""
         self._move("promoted", version, PRODUCTION, by, reason, figures, report)
 
-    def roll_back(self, by: str, reason: str) -> ModelVersion:
-        """Put the version that was in production before back there.
+    def roll_back(self, by: str, reason: str, request: str = "") -> ModelVersion:
+        """Put the version that was in production before back there; `request` names who asks, for `answered`.
 
         Raises:
             RegistryFailed: nothing is in production, or nothing was before.
@@ -132,7 +134,7 @@ class Registry:
             raise RegistryFailed(f"no version of {self.model} is in production: there is nothing to roll back")
         reached = self._reached()
         if reached[-1:] != [int(current.version)] and self.unfinished("rolled back", current):
-            self._move("rolled back", current, PRODUCTION, by, reason)
+            self._move("rolled back", current, PRODUCTION, by, reason, request=request)
             return current
         if reached[-1:] != [int(current.version)] or len(reached) < 2:
             raise RegistryFailed(
@@ -141,8 +143,12 @@ class Registry:
             )
         version = self.numbered(reached[-2])
         self._tag(current, {"rolled_back_because": reason})
-        self._move("rolled back", version, PRODUCTION, by, reason)
+        self._move("rolled back", version, PRODUCTION, by, reason, request=request)
         return version
+
+    def answered(self, request: str) -> Release | None:
+        """The finished move that this request has made; None if there is none, or the request has no name."""
+        return next((each for each in self.history() if request and each.request == request), None)
 
     def _reached(self) -> list[int]:
         """Versions in production, each on the one that it replaced: a rollback takes the last one off."""
@@ -163,9 +169,10 @@ class Registry:
         reason: str,
         figures: Mapping[str, float] = MappingProxyType({}),
         report: str = "",
+        request: str = "",
     ) -> None:
         before = self.at(alias)
-        run_id = self._begin(event, version, before, by, reason)
+        run_id = self._begin(event, version, before, {"by": by, "reason": reason, "request": request})
         for name, value in figures.items():
             self.client.log_metric(run_id, name, value)
         if report:
@@ -186,7 +193,7 @@ class Registry:
         self.client.set_terminated(run_id)
 
     def _begin(
-        self, event: Event, version: ModelVersion, before: ModelVersion | None, by: str, reason: str
+        self, event: Event, version: ModelVersion, before: ModelVersion | None, asked: Mapping[str, str]
     ) -> str:
         """The run that stands for this move: a new one, or the one that a killed move has left."""
         tags = {
@@ -194,8 +201,7 @@ class Registry:
             "model": self.model,
             "version": version.version,
             "before": before.version if before else "",
-            "by": by,
-            "reason": reason,
+            **asked,
             **{name: version.tags.get(name, "") for name in ("data_version", "git_commit")},
         }
         if run_id := self.unfinished(event, version):
@@ -268,4 +274,5 @@ def _release(run: Any) -> Release:
         git_commit=tags["git_commit"],
         figures=dict(run.data.metrics),
         run_id=run.info.run_id,
+        request=tags.get("request", ""),
     )

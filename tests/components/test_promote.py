@@ -305,6 +305,28 @@ def test_rollback_returns_to_the_version_before_and_again(store: Path) -> None:
     assert code == 1 and "no version that was in production before version 1" in text
 
 
+@pytest.mark.parametrize("killed_at", ["set_registered_model_alias", "set_terminated", None])
+def test_a_rollback_that_is_asked_for_again_takes_off_no_other_version(
+    store: Path, monkeypatch: pytest.MonkeyPatch, killed_at: str | None
+) -> None:
+    for number in range(1, 4):
+        register(store)
+        promote("promote", "--by", "ana", "--reason", f"number {number}")
+    ask = ["rollback", "--by", "bo", "--reason", "it stutters", "--request"]
+    with monkeypatch.context() as patch:
+        if killed_at:
+            patch.setattr(MlflowClient, killed_at, _killed)
+        promote(*ask, "manual__1")
+    if killed_at:
+        promote(*ask, "manual__1")
+    assert at("production") == 2
+    code, text = promote(*ask, "manual__1")
+    assert code == 0 and "manual__1 has put version 2 back already" in text and "nothing moves" in text
+    assert (at("production"), len(Registry("cslm").history())) == (2, 4)
+    promote(*ask, "manual__2")
+    assert at("production") == 1, "another request is another rollback"
+
+
 def test_the_same_command_again_changes_nothing(store: Path) -> None:
     register(store)
     for _ in range(2):

@@ -153,6 +153,7 @@ def test_a_rollback_needs_a_reason_and_notes_who(services: str, project: Path, p
     assert running.ended(f"{dag}/{run}", token) == "success"
     call = _promote_calls(project)[-1]
     assert (call["command"], call["--by"], call["--reason"]) == ("rollback", "admin", "it stutters")
+    assert call["--request"] == run, "who clears it takes off no other version"
 
 
 def test_new_data_starts_a_training_from_the_production_version(
