@@ -6,7 +6,8 @@ It starts by itself when `cslm_train` has registered a candidate, or by hand wit
    with a tolerance and 95 % intervals (components/promote/gate.yaml), and gives it the alias `staging`. A worse
    version ends the run here, with the reason.
 2. **approve** waits for a person, who sees the gate's table (page *Required actions*) and says why.
-3. **promote** moves the alias `production` and archives the version that was there.
+3. **promote** moves the alias `production` and archives the version that was there; or, if the person said no,
+   **reject** takes the version out of Staging.
 
 `make history` tells who promoted what, when, and why; `cslm_rollback` takes it back.
 """
@@ -18,7 +19,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from airflow.providers.standard.operators.hitl import ApprovalOperator
-from airflow.sdk import DAG, Param, get_current_context, task
+from airflow.sdk import DAG, Param, TriggerRule, get_current_context, task
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from dags import assets, defaults, promotion
@@ -45,12 +46,30 @@ def gate() -> dict[str, Any]:
 def promote(facts: dict[str, Any], approval: dict[str, Any]) -> None:
     """The alias `production` moves; the version that was there is archived."""
     params = get_current_context()["params"]
-    by = (approval.get("responded_by_user") or {}).get("name") or "nobody known"
-    reason = (approval.get("params_input") or {}).get("reason") or "approved in Airflow"
     try:
-        promotion.promote(params["model"], facts, by, reason, log.info)
+        promotion.promote(params["model"], facts, *_answer(approval, "approved in Airflow"), log.info)
     except promotion.PromotionRefused as error:
         raise AirflowFailException(str(error)) from None
+
+
+@task(trigger_rule=TriggerRule.NONE_FAILED)
+def reject() -> None:
+    """If the person said no: the version leaves Staging, with the reason."""
+    context = get_current_context()
+    facts, approval = context["ti"].xcom_pull("gate"), context["ti"].xcom_pull("approve")
+    if approval is None or ApprovalOperator.REJECT not in approval["chosen_options"]:
+        raise AirflowSkipException("nobody rejected it")
+    said = _answer(approval, "rejected in Airflow")
+    try:
+        promotion.reject(context["params"]["model"], facts["version"], *said, log.info)
+    except promotion.PromotionRefused as error:
+        raise AirflowFailException(str(error)) from None
+
+
+def _answer(approval: dict[str, Any], otherwise: str) -> tuple[str, str]:
+    """Who answered, and the reason that was given."""
+    by = (approval.get("responded_by_user") or {}).get("name") or "nobody known"
+    return by, (approval.get("params_input") or {}).get("reason") or otherwise
 
 
 with DAG(
@@ -76,13 +95,9 @@ with DAG(
         task_id="approve",
         subject="Version {{ ti.xcom_pull('gate')['version'] }} of {{ params.model }} into production?",
         body="{{ ti.xcom_pull('gate')['report'] }}",
-        params={
-            "reason": Param(
-                "", type="string", description="Why it goes into production; it stays in the history"
-            )
-        },
+        params={"reason": Param("", type="string", description="Why, or why not; it stays with the version")},
         response_timeout=PATIENCE,
         retries=0,
     )
     compared >> approve
-    promote(compared, approve.output)
+    promote(compared, approve.output) >> reject()

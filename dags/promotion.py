@@ -56,6 +56,15 @@ def promote(model: str, facts: dict[str, Any], by: str, reason: str, log: Callab
     _promote(["promote", "--model", model, "--by", by, "--reason", reason, *compared], log)
 
 
+def reject(model: str, version: int, by: str, reason: str, log: Callable[[str], None]) -> None:
+    """Note that a version is not wanted in production.
+
+    Raises:
+        PromotionRefused: it is there already.
+    """
+    _promote(["reject", "--model", model, "--version", str(version), "--by", by, "--reason", reason], log)
+
+
 def roll_back(model: str, by: str, reason: str, request: str, log: Callable[[str], None]) -> None:
     """Put the version that was in production before back there, once for each `request`.
 

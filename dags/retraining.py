@@ -51,8 +51,9 @@ def decide(
 ) -> Decision:
     """Train if the data is not that of the production version and differs enough, or if that version is old.
 
-    `count` looks at the data itself; it is asked only where digests and age do not decide. A candidate that
-    was trained on this data since waits for a person: to train again would change nothing.
+    `count` looks at the data itself; it is asked only where digests and age do not decide. Where a candidate
+    was trained on this data since, another training would differ by its seed alone: it waits until that one is
+    promoted, or old. That holds of a candidate that was refused or taken out, too.
     """
     production = tracking.registered(model, "production")
     if production is None:
@@ -68,7 +69,8 @@ def decide(
     newer = candidate is not None and int(candidate.version) > int(number)
     if newer and not _unseen(candidate, found) and _age_days(candidate, now) <= limit:
         return Decision(
-            False, f"version {candidate.version} was trained on this data already, and waits to be promoted"
+            False,
+            f"version {candidate.version} was trained on this data already, and {_state(candidate, limit)}",
         )
     if not unseen:
         return Decision(
@@ -97,6 +99,16 @@ def _unseen(version: ModelVersion, found: dict[str, str | None]) -> list[str]:
         if digest and digest != known.get(name)
     ]
     return changed + [f"{name} {known[name][:8]} -> gone" for name in sorted(known.keys() - found.keys())]
+
+
+def _state(candidate: ModelVersion, limit: float) -> str:
+    """What has become of a candidate that is not in production."""
+    by_hand = f"the same data is tried again when it is {limit:g} days old, or by hand (cslm_train)"
+    if because := candidate.tags.get("rolled_back_because"):
+        return f"was taken out of production ({because}); {by_hand}"
+    if refused := candidate.tags.get("refused"):
+        return f"was refused ({refused}); {by_hand}"
+    return "waits to be promoted"
 
 
 def _age_days(version: ModelVersion, now: datetime.datetime) -> float:

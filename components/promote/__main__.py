@@ -3,6 +3,7 @@
 Run:  python -m components.promote gate                       candidate against production, figure by figure
       python -m components.promote compare --against 3        candidate against any version; nothing moves
       python -m components.promote promote --reason "..."     candidate -> production, if the gate lets it
+      python -m components.promote reject --reason "..."      candidate is not wanted in production
       python -m components.promote rollback --reason "..."    the version before is in production again
       python -m components.promote history --on 2026-11-27    what was there at the end of that day
 
@@ -34,7 +35,7 @@ FIRST = "nothing is in production yet, so there is nothing to lose"
 
 Model = Annotated[str, typer.Option(help="registered model")]
 Version = Annotated[
-    int | None, typer.Option(help="version to promote; by default the one with alias candidate")
+    int | None, typer.Option(help="number of the version; by default the one with alias candidate")
 ]
 By = Annotated[str, typer.Option(help="who decides")]
 Reason = Annotated[str, typer.Option(help="why; it stays in the history")]
@@ -65,6 +66,7 @@ def gate(
         write_json(out, facts)
     print("\n".join(lines))
     if why:
+        registry.refuse(candidate, "gate", why)
         sys.exit(f"refused: {why}")
     staged = registry.at(STAGING)
     if candidate.version not in {each.version for each in (staged, current) if each}:
@@ -115,6 +117,17 @@ def promote(
     report = "\n".join(describe(candidate, current, checks, why))
     registry.promote(candidate, by or getpass.getuser(), reason, figures, report)
     print(f"version {candidate.version} is in production" + (f", version {now} is archived" if now else ""))
+
+
+@app.command()
+def reject(reason: Reason, by: By = "", model: Model = "cslm", version: Version = None) -> None:
+    """Note that a version is not wanted in production, and why; it leaves Staging."""
+    registry = _registry(model)
+    candidate, current = _candidate(registry, version), registry.at(PRODUCTION)
+    if current and current.version == candidate.version:
+        sys.exit(f"version {candidate.version} is in production; take it out (rollback)")
+    registry.refuse(candidate, by or getpass.getuser(), reason)
+    print(f"version {candidate.version} is refused")
 
 
 @app.command()

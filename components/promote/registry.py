@@ -28,6 +28,8 @@ from components.stage import open_experiment
 STAGING, PRODUCTION = "staging", "production"
 EVALUATION, REPORT = "evaluation.json", "evaluation"
 """Names of the evaluation, and of the folder of its report, among a version's artifacts."""
+OVERRULED = {"archived", "refused"}
+"""Tags that no longer hold when a version is staged or in production."""
 Event = Literal["staged", "promoted", "rolled back"]
 IN_PRODUCTION: tuple[Event, ...] = ("promoted", "rolled back")
 
@@ -117,6 +119,14 @@ class Registry:
         """Give `version` the alias `staging`."""
         self._move("staged", version, STAGING, by, reason)
 
+    def refuse(self, version: ModelVersion, by: str, reason: str) -> None:
+        """Note that `version` is not wanted in production; it leaves Staging."""
+        if (staged := self.at(STAGING)) and staged.version == version.version:
+            self.client.delete_registered_model_alias(self.model, STAGING)
+            self._tag(version, {"stage": "None"})
+            self._legacy(version, "None")
+        self._tag(version, {"refused": f"{_now()} by {by}: {reason}"})
+
     def promote(
         self, version: ModelVersion, by: str, reason: str, figures: Mapping[str, float], report: str
     ) -> None:
@@ -177,10 +187,9 @@ class Registry:
             self.client.log_metric(run_id, name, value)
         if report:
             self.client.log_text(run_id, report, "gate.md")
-        now = f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M:%S UTC}"
         if before is not None and before.version != version.version:
             if alias == PRODUCTION:
-                self._tag(before, {"stage": "Archived", "archived": f"{now} by {by}: {reason}"})
+                self._tag(before, {"stage": "Archived", "archived": f"{_now()} by {by}: {reason}"})
                 self._legacy(before, "Archived")
             else:
                 self._tag(before, {"stage": "None"})
@@ -188,8 +197,10 @@ class Registry:
         self.client.set_registered_model_alias(self.model, alias, version.version)
         if alias == PRODUCTION and (staged := self.at(STAGING)) and staged.version == version.version:
             self.client.delete_registered_model_alias(self.model, STAGING)
-        self._tag(version, {"stage": alias.title(), event.replace(" ", "_"): f"{now} by {by}: {reason}"})
+        self._tag(version, {"stage": alias.title(), event.replace(" ", "_"): f"{_now()} by {by}: {reason}"})
         self._legacy(version, alias.title())
+        for name in OVERRULED & version.tags.keys():
+            self.client.delete_model_version_tag(self.model, version.version, name)
         self.client.set_terminated(run_id)
 
     def _begin(
@@ -259,6 +270,10 @@ class Registry:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", FutureWarning)
                 move(self.model, version.version, stage)
+
+
+def _now() -> str:
+    return f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M:%S UTC}"
 
 
 def _release(run: Any) -> Release:

@@ -18,9 +18,7 @@ import pytest
 from mlflow import MlflowClient
 from typer.testing import CliRunner
 
-from components.evaluate.figures import LOWER_IS_BETTER, STRICT
 from components.promote.__main__ import app
-from components.promote.gate import Rule, compare, load_rules
 from components.promote.registry import Registry, RegistryFailed
 from cslm.evaluation.confidence import wilson
 
@@ -108,52 +106,6 @@ def legacy(version: int) -> str:
     return str(MlflowClient().get_model_version("cslm", str(version)).current_stage)
 
 
-@pytest.mark.parametrize(
-    ("name", "candidate", "interval", "production", "theirs", "expected"),
-    [
-        ("asr.en.wer", 0.10, [0.08, 0.12], 0.05, [0.04, 0.06], "WORSE"),  # more errors are worse
-        ("asr.en.wer", 0.02, [0.01, 0.03], 0.05, [0.04, 0.06], "better"),
-        ("asr.en.wer", 0.06, [0.04, 0.08], 0.05, [0.04, 0.06], "worse within chance"),
-        ("asr.en.wer", 0.054, [0.053, 0.055], 0.05, [0.049, 0.051], "worse within tolerance"),
-        (
-            "conversation.en.exact_match",
-            0.5,
-            wilson(77, 154),
-            0.9,
-            wilson(139, 154),
-            "WORSE",
-        ),  # fewer right are
-        ("conversation.en.exact_match", 0.9, wilson(139, 154), 0.5, wilson(77, 154), "better"),
-        ("conversation.en.exact_match", 0.9, wilson(139, 154), 0.9, wilson(139, 154), "equal"),
-        ("mt.en_zh.bleu", 70.0, None, 80.0, None, "WORSE"),  # without intervals, the tolerance decides
-        ("mt.en_zh.bleu", 79.0, None, 80.0, None, "worse within tolerance"),
-    ],
-)
-def test_each_figure_is_compared_in_its_direction(
-    name: str,
-    candidate: float,
-    interval: list[float] | None,
-    production: float,
-    theirs: list[float] | None,
-    expected: str,
-) -> None:
-    parent, _, metric = name.rpartition(".")
-    ours = {parent: {metric: candidate} | ({"ci95": interval} if interval else {})}
-    other = {parent: {metric: production} | ({"ci95": theirs} if theirs else {})}
-    [check] = compare(ours, other, load_rules())
-    assert check.verdict == expected
-
-
-def test_the_gate_knows_the_directions_that_the_report_shows() -> None:
-    lower = {name for name, rule in load_rules().items() if rule.better == "lower"}
-    assert lower == {name for name in load_rules() if name.rsplit(".", 1)[-1] in (*LOWER_IS_BETTER, *STRICT)}
-
-
-def test_a_figure_that_the_candidate_lacks_is_refused() -> None:
-    [check] = compare({}, {"asr": {"en": {"wer": 0.1}}}, {"asr.*.wer": Rule(better="lower", tolerance=0.1)})
-    assert check.verdict == "MISSING"
-
-
 def test_the_first_version_goes_through_all_stages(store: Path) -> None:
     version = register(store, data_version="assistant=abc")
     code, text = promote("gate")
@@ -201,10 +153,29 @@ def test_a_worse_or_incomparable_version_is_refused(store: Path, change: tuple[s
     for command in (["gate"], ["promote", "--by", "ana", "--reason", "please"]):
         code, text = promote(*command)
         assert code == 1 and "refused" in text and reason in text
+    assert "by gate: " in tags(2)["refused"] and reason in tags(2)["refused"]
     assert (at("production"), at("staging")) == (old, None)
     code, text = promote("promote", "--by", "ana", "--reason", "it is known", "--despite-gate")
     assert code == 0 and at("production") == 2
-    assert "despite the gate" in tags(2)["promoted"]
+    assert "despite the gate" in tags(2)["promoted"] and "refused" not in tags(2)
+
+
+def test_what_a_person_rejects_leaves_staging_and_keeps_the_reason(store: Path) -> None:
+    version = register(store)
+    promote("gate")
+    assert promote("reject", "--by", "ana", "--reason", "it stutters")[0] == 0
+    assert (at("staging"), at("candidate"), legacy(version), tags(version)["stage"]) == (
+        None,
+        1,
+        "None",
+        "None",
+    )
+    assert tags(version)["refused"].endswith("UTC by ana: it stutters")
+    assert promote("gate")[0] == 0
+    assert at("staging") == version and "refused" not in tags(version), "it is asked about anew"
+    promote("promote", "--by", "ana", "--reason", "but little")
+    code, text = promote("reject", "--by", "ana", "--reason", "too much")
+    assert code == 1 and "version 1 is in production; take it out (rollback)" in text
 
 
 def test_a_language_that_was_added_does_not_hide_what_the_others_lost(store: Path) -> None:
@@ -297,6 +268,7 @@ def test_rollback_returns_to_the_version_before_and_again(store: Path) -> None:
         promote("promote", "--by", "ana", "--reason", f"number {number}")
     assert promote("rollback", "--by", "bo", "--reason", "it stutters")[0] == 0
     assert (at("production"), legacy(3), legacy(2)) == (2, "Archived", "Production")
+    assert "archived" in tags(3) and "archived" not in tags(2)
     code, text = promote("promote", "--by", "ana", "--reason", "again")
     assert code == 1 and "taken out again (it stutters)" in text, "the candidate is still the bad version"
     assert promote("rollback", "--by", "bo", "--reason", "so does this")[0] == 0

@@ -117,6 +117,28 @@ def test_what_waits_to_be_promoted_is_not_trained_again(
 
 
 @pytest.mark.parametrize(
+    ("tag", "text", "why"),
+    [
+        ("refused", "2026-11-30 by ana: it stutters", "was refused (2026-11-30 by ana: it stutters); the same"),
+        ("rolled_back_because", "it stutters", "was taken out of production (it stutters); the same data is"),
+    ],
+)
+def test_what_is_not_wanted_in_production_does_not_wait_to_be_there(
+    project: Path, tag: str, text: str, why: str
+) -> None:
+    in_production(data_version="one=bbb")
+    tags = {"data_version": "one=aaa", tag: text}
+    version = client().create_model_version("cslm", "file:///nowhere", tags=tags)
+    client().set_registered_model_alias("cslm", "candidate", version.version)
+    decision = decide(1)
+    assert f"version 2 was trained on this data already, and {why}" in decision.why
+    assert "tried again when it is 30 days old" in decision.why and not decision.train
+    assert decide(31).train
+    digest(project, "in", "ccc")
+    assert decide(1).train, "other data is tried at once"
+
+
+@pytest.mark.parametrize(
     ("days", "zh", "train", "why"),
     [
         (

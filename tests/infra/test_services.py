@@ -117,7 +117,9 @@ def test_a_candidate_goes_to_production_when_a_person_approves(
 
 
 @pytest.mark.parametrize(
-    ("answer", "version", "state"), [("Reject", None, "success"), (None, 13, "failed")], ids=["person", "gate"]
+    ("answer", "version", "state", "called"),
+    [("Reject", None, "success", ["gate", "reject"]), (None, 13, "failed", ["gate"])],
+    ids=["person", "gate"],
 )
 def test_what_a_person_or_the_gate_refuses_stays_out(
     services: str,
@@ -127,6 +129,7 @@ def test_what_a_person_or_the_gate_refuses_stays_out(
     answer: str | None,
     version: int | None,
     state: str,
+    called: list[str],
 ) -> None:
     airflow, token = running.airflow(project, ports)
     dag = f"{airflow}/api/v2/dags/cslm_promote/dagRuns"
@@ -134,9 +137,17 @@ def test_what_a_person_or_the_gate_refuses_stays_out(
     run = running.call(dag, {"logical_date": None, "conf": {"version": version}}, token)["dag_run_id"]
     if answer:
         detail, _ = _asked(f"{dag}/{run}", token)
-        running.call(detail, {"chosen_options": [answer]}, token, method="PATCH")
+        said = {"chosen_options": [answer], "params_input": {"reason": "it stutters"}}
+        running.call(detail, said, token, method="PATCH")
     assert running.ended(f"{dag}/{run}", token) == state
-    assert [call["command"] for call in _promote_calls(project)[before:]] == ["gate"]
+    calls = _promote_calls(project)[before:]
+    assert [call["command"] for call in calls] == called
+    if answer:
+        assert (calls[-1]["--version"], calls[-1]["--by"], calls[-1]["--reason"]) == (
+            "7",
+            "admin",
+            "it stutters",
+        )
     if state == "failed":
         [told] = running.until(lambda: failures[1])
         assert (told["dag"], told["run"], told["task"]) == ("cslm_promote", run, "gate")
