@@ -2,6 +2,7 @@
 
 A version names the run that made it, and that run's branch has its dvc.lock: so the weights need no copy and no
 path. Three pointers (models/registered/*.dvc) in the commit are enough, and the run can be made again from it.
+They say which version it was, for the model card of the new one.
 """
 
 from __future__ import annotations
@@ -64,6 +65,8 @@ def of_version(model: str, version: str) -> tuple[dict[str, Any], dict[str, byte
         for stage in lock["stages"].values()
         for out in stage.get("outs", [])
     }
+    source = f"{model} version {found.version}"
+    told = {"desc": f"that of {source}", "meta": {"license": f"those in the model card of {source}"}}
     overrides, files = {}, {}
     for section, output in OUTPUTS.items():
         if output not in outs:
@@ -72,7 +75,7 @@ def of_version(model: str, version: str) -> tuple[dict[str, Any], dict[str, byte
                 "is not whole"
             )
         name = output.rpartition("/")[2]
-        pointer = {"outs": [outs[output] | {"path": name}]}
+        pointer = {"outs": [outs[output] | {"path": name} | told]}
         files[f"{FOLDER}/{name}.dvc"] = yaml.safe_dump(pointer, sort_keys=False).encode()
         overrides[f"{section}.checkpoint"] = f"{FOLDER}/{name}"
     return overrides, files

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from components.evaluate.figures import headlines
@@ -55,12 +56,18 @@ def model_card(
 
 
 def _bases(settings: Settings, catalog: Mapping[str, Model]) -> Iterable[tuple[str, str, str]]:
-    """Part, checkpoint and licence of each base model, which is that of the model so named in models.yaml."""
+    """Part, checkpoint and licence of each base, as models.yaml or the checkpoint's `.dvc` file has them."""
     for section, part in BASES.items():
         checkpoint = getattr(settings, section).checkpoint
-        if checkpoint is not None:
-            known = catalog.get(Path(checkpoint).name)
-            yield part, checkpoint, known.license if known else "not stated"
+        if checkpoint is None:
+            continue
+        if known := catalog.get(Path(checkpoint).name):
+            yield part, checkpoint, known.license
+            continue
+        pointer = Path(f"{checkpoint.rstrip('/')}.dvc")
+        out = yaml.safe_load(pointer.read_text("utf-8"))["outs"][0] if pointer.exists() else {}
+        made = f"{checkpoint}, {out['desc']}" if "desc" in out else checkpoint
+        yield part, made, out.get("meta", {}).get("license", "not stated")
 
 
 def _misses(evaluation: Mapping[str, Any]) -> Iterable[str]:

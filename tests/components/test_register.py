@@ -23,12 +23,9 @@ from mlflow import MlflowClient
 from mlflow.pyfunc.model import PythonModelContext
 from mlflow.store.artifact import s3_artifact_repo
 
-from components.fetch.catalog import load_catalog
 from components.register.__main__ import main
-from components.register.card import model_card
 from components.register.model import Dialogue
 from components.register.result import result_digest
-from components.settings import Settings
 from cslm.audio import SAMPLE_RATE, Samples
 from cslm.decoder import DecoderConfig, SpeechDecoder
 from cslm.decoder.vocoder import SourceFilterVocoder
@@ -241,25 +238,6 @@ def test_the_model_card_says_what_it_is_made_of_and_where_it_falls_short() -> No
     assert "Measured with" not in licences, "no judge was there"
     assert "- git_commit: `c0ffee`" in text
     assert versions()[0].description == text
-
-
-def test_the_card_names_the_licences_of_bases_and_judges() -> None:
-    bases = {"text_model": {"checkpoint": "models/llama3.1-8b"}, "backbone": {"checkpoint": "models/cslm"}}
-    settings = Settings.model_validate(PARAMS | bases)
-    judged = EVALUATION | {"dnsmos": {"reference": {"en": {"mean": 3.2}}}}
-    card = model_card(settings, {}, judged, {}, load_catalog(ROOT / "models.yaml"))
-    assert "| text model | models/llama3.1-8b | Llama 3.1 Community License |" in card
-    assert "| language model | models/cslm | not stated |" in card
-    judges = card.partition("Measured with, but not made of:")[2]
-    assert [line.split(" | ")[0] for line in judges.splitlines() if line.startswith("| ")][1:] == [
-        "| whisper-base-ct2",
-        "| dnsmos",
-        "| resemblyzer",
-    ]
-    settings = Settings.model_validate(
-        PARAMS | {"train_decoder": {"steps": 1, "vocoder_steps": 1}, "text_model": {"steps": 1}}
-    )
-    assert "trained from random ones" in model_card(settings, {}, EVALUATION, {}, {})
 
 
 @pytest.mark.usefixtures("workspace")

@@ -188,6 +188,8 @@ def test_a_version_is_continued_from_by_the_digests_of_its_run(project: Path) ->
         "train_decoder.checkpoint": "models/registered/decoder",
     }
     [out] = yaml.safe_load(files["models/registered/model.dvc"])["outs"]
+    assert out.pop("desc") == "that of cslm version 1"
+    assert out.pop("meta") == {"license": "those in the model card of cslm version 1"}
     assert out == {"md5": "model.dir", "size": 9, "nfiles": 3, "hash": "md5", "path": "model"}
     assert continuation.of_version("cslm", "1") == (overrides, files)
 
