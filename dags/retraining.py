@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import datetime
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dags import datasets, drift, parameters, places, tracking
+from dags import datasets, drift, parameters, places, run, tracking
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -35,7 +40,13 @@ class Decision:
 
 
 def data_version(profile: str) -> dict[str, str | None]:
-    """Digest of each corpus of a profile, as DVC tracks it in this checkout; None if it does not."""
+    """Digest of each corpus of a profile in this checkout, as DVC takes it; None if the corpus is not here.
+
+    Those without a `.dvc` file of their own (absolute paths, folders in git) are looked at themselves.
+
+    Raises:
+        run.RunFailed: DVC cannot read them.
+    """
     project = places.PROJECT
     params = parameters.merged(project, profile, {}) or parameters.read(project / "params.yaml")
 
@@ -43,7 +54,26 @@ def data_version(profile: str) -> dict[str, str | None]:
         return (project / path).read_text("utf-8") if (project / path).exists() else None
 
     known = {dataset.name: dataset.digest for dataset in datasets.tracked(params, read)}
-    return {name: known.get(name) for name in params["corpora"]}
+    paths = {name: str(corpus["path"]) for name, corpus in params["corpora"].items() if name not in known}
+    return known | _digests(paths)
+
+
+def _digests(paths: dict[str, str]) -> dict[str, str | None]:
+    """Digest of what is at each path, by name, as it gets into dvc.lock."""
+    if not paths:
+        return {}
+    ended = subprocess.run(
+        [sys.executable, str(Path(__file__).with_name("dvc_digest.py")), *paths.values()],
+        cwd=places.PROJECT,
+        env=os.environ | places.dvc_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if ended.returncode:
+        raise run.RunFailed(f"DVC cannot read {', '.join(paths.values())}:\n{ended.stderr.strip()}")
+    found = json.loads(ended.stdout)
+    return {name: found[path] for name, path in paths.items()}
 
 
 def decide(
@@ -64,6 +94,8 @@ def decide(
     unseen = _unseen(production, found)
     if not unseen and age <= limit:
         told = f"the data is that of version {number}, which is {age:.1f} days old"
+        if away := [name for name, digest in found.items() if digest is None]:
+            told = f"{told}, but for what is not here to be looked at: {', '.join(away)}"
         return Decision(False, f"{told} (from {limit:g} days on it is trained again all the same)")
     candidate = tracking.registered(model, "candidate")
     newer = candidate is not None and int(candidate.version) > int(number)
@@ -91,7 +123,7 @@ def decide(
 
 
 def _unseen(version: ModelVersion, found: dict[str, str | None]) -> list[str]:
-    """What is not as it was when the version was trained; corpora without a digest cannot be compared."""
+    """What is not as it was when the version was trained; corpora that are not here cannot be compared."""
     known = dict(part.split("=", 1) for part in version.tags.get("data_version", "").split(", ") if part)
     changed = [
         f"{name} {known.get(name, 'new')[:8]} -> {digest[:8]}"

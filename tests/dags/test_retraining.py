@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -164,10 +165,28 @@ def test_new_data_must_be_worth_a_training(project: Path, days: float, zh: int, 
     assert why in decision.why
 
 
-def test_a_corpus_without_a_digest_is_no_reason(project: Path) -> None:
-    (project / "params.yaml").write_text("corpora:\n  one: {path: data/in}\n  other: {path: /elsewhere}\n")
-    in_production(data_version="one=aaa, other=of-its-lock")
-    assert not decide(1).train
+@pytest.mark.parametrize("where", ["/elsewhere", "data/in-git", "data/in/part"])
+def test_a_corpus_without_a_file_of_dvc_is_looked_at_itself(
+    project: Path, tmp_path_factory: pytest.TempPathFactory, where: str
+) -> None:
+    """What its digest was when the version was trained is in the lock of DVC itself."""
+    path = str(tmp_path_factory.mktemp("elsewhere")) if where == "/elsewhere" else where
+    corpus = project / path
+    corpus.mkdir(parents=True, exist_ok=True)
+    (corpus / "lines").write_text("hello")
+    (project / "params.yaml").write_text(f"corpora:\n  one: {{path: data/in}}\n  other: {{path: {path}}}\n")
+    stage = {"cmd": "echo", "deps": [path]}
+    (project / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"ingest": stage}}))
+    toy.run(project, toy.PYTHON, "-m", "dvc", "init", "--quiet")
+    toy.run(project, toy.PYTHON, "-m", "dvc", "repro", "--quiet", "--single-item", "ingest")
+    [locked] = yaml.safe_load((project / "dvc.lock").read_text())["stages"]["ingest"]["deps"]
+    in_production(data_version=f"one=aaa, other={locked['md5']}")
+    assert "the data is that of version 1" in decide(1).why
+    (corpus / "more").write_text("hello again")
+    assert f"data that version 1 has not seen: other {locked['md5'][:8]} -> " in decide(1).why
+    shutil.rmtree(corpus)
+    decision = decide(1)
+    assert "but for what is not here to be looked at: other" in decision.why and not decision.train
 
 
 def made_by(project: Path, run: str, lock: dict[str, object]) -> None:
