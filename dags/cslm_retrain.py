@@ -4,7 +4,8 @@
 version's age. Where DVC's digests differ, the new data is taken in and validated (a training that follows finds
 that in the cache), and it must have grown or drifted enough: `min_growth`, `min_drift`. Less waits until the
 version is old. Its log, and its XCom `why`, say why it trains, or why not. Data that cannot be used, or has
-drifted too far (`validate.max_drift`), fails here, before anything is trained.
+drifted too far (`validate.max_drift`), fails here, before anything is trained. While `cslm_train` is queued or
+running it starts no other: a training may take days, and what comes out of it changes the answer.
 
 **train** then starts `cslm_train` from the production version's weights, with another seed, on all corpora: the
 old ones are the replay. What comes out is a candidate, which starts `cslm_promote`.
@@ -31,6 +32,10 @@ from dags import assets, defaults, drift, failures, parameters, places, retraini
 
 log = logging.getLogger("airflow.task")
 NIGHTLY = "0 2 * * *"
+BUSY = (
+    "a run of cslm_train is queued or running, and what comes out of it is looked at first; "
+    "this is asked again at the next time of the schedule, or trigger cslm_retrain when that run has ended"
+)
 LONGEST = datetime.timedelta(hours=12)
 """A large corpus takes hours to be taken in."""
 
@@ -43,9 +48,12 @@ def decide() -> dict[str, Any]:
     limits = retraining.Limits(params["max_age_days"], params["min_growth"], params["min_drift"])
     name = f"retrain-{now:%Y%m%d-%H%M%S}"
     with failures.readable():
-        decision = retraining.decide(
-            params["model"], profile, limits, now, lambda: drift.of_checkout(name, profile, log.info)
-        )
+        if context["ti"].get_dr_count("cslm_train", states=["queued", "running"]):
+            decision = retraining.Decision(False, BUSY)
+        else:
+            decision = retraining.decide(
+                params["model"], profile, limits, now, lambda: drift.of_checkout(name, profile, log.info)
+            )
     log.info("%s: %s", "train" if decision.train else "do not train", decision.why)
     context["ti"].xcom_push("why", decision.why)
     if not decision.train:

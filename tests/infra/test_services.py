@@ -207,6 +207,29 @@ def test_new_data_starts_a_training_from_the_production_version(
     assert len(running.call(runs, token=token)["dag_runs"]) == 2, "the same training again, and no other one"
 
 
+def test_while_a_training_waits_or_runs_no_other_one_is_started(
+    services: str, project: Path, ports: dict[str, str]
+) -> None:
+    """The production version of the test above still has not seen the data, so there is a reason to train."""
+    airflow, token = running.airflow(project, ports)
+    train, dag = f"{airflow}/api/v2/dags/cslm_train", f"{airflow}/api/v2/dags/cslm_retrain"
+    before = running.call(f"{train}/dagRuns", token=token)["dag_runs"]
+    for each in before:
+        running.ended(f"{train}/dagRuns/{each['dag_run_id']}", token)
+    running.call(train, {"is_paused": True}, token, method="PATCH")
+    waiting = running.call(f"{train}/dagRuns", {"logical_date": None, "conf": {}}, token)["dag_run_id"]
+    run = running.call(f"{dag}/dagRuns", {"logical_date": None, "conf": {}}, token)["dag_run_id"]
+    assert running.ended(f"{dag}/dagRuns/{run}", token) == "success"
+    why = running.call(f"{dag}/dagRuns/{run}/taskInstances/decide/xcomEntries/why", token=token)["value"]
+    assert "a run of cslm_train is queued or running" in why
+    states = running.call(f"{dag}/dagRuns/{run}/taskInstances", token=token)["task_instances"]
+    assert {task["task_id"]: task["state"] for task in states} == {"decide": "skipped", "train": "skipped"}
+    after = {each["dag_run_id"] for each in running.call(f"{train}/dagRuns", token=token)["dag_runs"]}
+    assert after == {each["dag_run_id"] for each in before} | {waiting}
+    running.call(train, {"is_paused": False}, token, method="PATCH")
+    assert running.ended(f"{train}/dagRuns/{waiting}", token) == "success"
+
+
 def test_demo_is_refused_while_airflow_runs(services: str, project: Path) -> None:
     result = toy.demo(project, RUN="beside")
     assert result.returncode == 2
