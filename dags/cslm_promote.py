@@ -19,14 +19,26 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from airflow.providers.standard.operators.hitl import ApprovalOperator
-from airflow.sdk import DAG, Param, TriggerRule, get_current_context, task
+from airflow.sdk import DAG, Context, Param, TriggerRule, get_current_context, task
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from dags import assets, defaults, promotion
 
 log = logging.getLogger("airflow.task")
+REJECTION = "rejection"
 PATIENCE = timedelta(days=7)
 """How long a candidate waits for a person; afterwards the run fails, and production stays as it is."""
+
+
+class Approval(ApprovalOperator):
+    """Airflow's own keeps who answered, and why, only of a yes; this one of a no, too (XCom `rejection`)."""
+
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
+        """Called with a person's answer."""
+        if event.get("chosen_options") == [self.REJECT]:
+            said = {key: event[key] for key in ("params_input", "responded_by_user")}
+            context["ti"].xcom_push(REJECTION, said)
+        return super().execute_complete(context, event)
 
 
 @task
@@ -56,10 +68,10 @@ def promote(facts: dict[str, Any], approval: dict[str, Any]) -> None:
 def reject() -> None:
     """If the person said no: the version leaves Staging, with the reason."""
     context = get_current_context()
-    facts, approval = context["ti"].xcom_pull("gate"), context["ti"].xcom_pull("approve")
-    if approval is None or ApprovalOperator.REJECT not in approval["chosen_options"]:
+    facts, rejection = context["ti"].xcom_pull("gate"), context["ti"].xcom_pull("approve", key=REJECTION)
+    if rejection is None:
         raise AirflowSkipException("nobody rejected it")
-    said = _answer(approval, "rejected in Airflow")
+    said = _answer(rejection, "rejected in Airflow")
     try:
         promotion.reject(context["params"]["model"], facts["version"], *said, log.info)
     except promotion.PromotionRefused as error:
@@ -91,7 +103,7 @@ with DAG(
     },
 ) as cslm_promote:
     compared = gate()
-    approve = ApprovalOperator(
+    approve = Approval(
         task_id="approve",
         subject="Version {{ ti.xcom_pull('gate')['version'] }} of {{ params.model }} into production?",
         body="{{ ti.xcom_pull('gate')['report'] }}",
