@@ -50,8 +50,10 @@ def check() -> dict[str, Any]:
 @task
 def compare(facts: dict[str, Any]) -> None:
     """Tell what the languages of before have gained and lost."""
+    context = get_current_context()
+    made = context["ti"].xcom_pull("register", dag_id="cslm_train", run_id=context["run_id"])
     try:
-        promotion.compare(get_current_context()["params"]["model"], facts["version"], log.info)
+        promotion.compare(context["params"]["model"], made, facts["version"], log.info)
     except promotion.PromotionRefused as error:
         raise AirflowFailException(str(error)) from None
 

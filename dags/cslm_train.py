@@ -15,7 +15,7 @@ from typing import Any
 
 from airflow.sdk import DAG, Param, get_current_context, task
 
-from dags import assets, defaults, failures, graph, parameters, places, preparation, run, runners
+from dags import assets, defaults, failures, graph, parameters, places, preparation, run, runners, tracking
 
 STAGES = graph.read_graph(places.PROJECT / "dvc.yaml")
 
@@ -48,11 +48,17 @@ def items(facts: dict[str, Any], stage: str) -> list[str]:
     return list(facts[stage])
 
 
-@task(outlets=[assets.CANDIDATE], execution_timeout=runners.longest_stage())
-def register(facts: dict[str, Any]) -> None:
-    """One version per distinct result, with alias `candidate`."""
+@task(outlets=[assets.REGISTERED], execution_timeout=runners.longest_stage())
+def register(facts: dict[str, Any]) -> int | None:
+    """One version per distinct result, with alias `candidate`, and its number. Each is judged once."""
     with failures.readable():
         run.register(facts, log.info)
+        version = tracking.registered(facts["model"], "candidate")
+    if version and tracking.JUDGED & version.tags.keys():
+        log.info("version %s was judged before: cslm_promote is not started again", version.version)
+    else:
+        get_current_context()["outlet_events"][assets.REGISTERED].add(assets.CANDIDATE)
+    return int(version.version) if version else None
 
 
 @task

@@ -73,6 +73,7 @@ def prepare(
         "run": name,
         "commit": commit_id,
         "profile": tags["profile"],
+        "model": _model_of(params),
         "force": force,
         "mlflow_run": tracking.start(name, tags, params, data),
     }
@@ -114,8 +115,11 @@ def checked_commit(
 
 def _model(profile: str, overrides: dict[str, Any]) -> str:
     """Name under which the run registers its model."""
-    params = parameters.merged(places.PROJECT, profile, overrides)
-    return str((params or {}).get("register", {}).get("model", MODEL))
+    return _model_of(parameters.merged(places.PROJECT, profile, overrides) or {})
+
+
+def _model_of(params: dict[str, Any]) -> str:
+    return str(params.get("register", {}).get("model", MODEL))
 
 
 def _commit(

@@ -37,13 +37,13 @@ def gate(model: str, version: int | None, log: Callable[[str], None]) -> dict[st
     }
 
 
-def compare(model: str, against: int, log: Callable[[str], None]) -> None:
-    """Compare the candidate with a version, and log the report; nothing moves.
+def compare(model: str, version: int, against: int, log: Callable[[str], None]) -> None:
+    """Compare a version with another one, and log the report; nothing moves.
 
     Raises:
         PromotionRefused: there is no such version.
     """
-    _promote(["compare", "--model", model, "--against", str(against)], log)
+    _promote(["compare", "--model", model, "--version", str(version), "--against", str(against)], log)
 
 
 def promote(model: str, facts: dict[str, Any], by: str, reason: str, log: Callable[[str], None]) -> None:

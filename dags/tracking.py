@@ -23,6 +23,8 @@ DIGEST_LENGTH = 36
 """The longest digest that MLflow takes."""
 MOST_PARAMS = 100
 """What MLflow takes at once."""
+JUDGED = {"stage", "refused"}
+"""Tags that components.promote gives to a version when the gate or a person has looked at it."""
 MADE_BY = "mlflow_run_id"
 """Key of a metrics file that names the MLflow run which wrote it."""
 

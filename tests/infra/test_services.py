@@ -230,6 +230,54 @@ def test_while_a_training_waits_or_runs_no_other_one_is_started(
     assert running.ended(f"{train}/dagRuns/{waiting}", token) == "success"
 
 
+def test_a_candidate_is_judged_once(services: str, project: Path, ports: dict[str, str]) -> None:
+    registry = MlflowClient(f"sqlite:///{project}/var/mlflow.db")
+    version = registry.create_model_version("cslm", (project / "var").as_uri(), tags={"stage": "Staging"})
+    registry.set_registered_model_alias("cslm", "candidate", version.version)
+    airflow, token = running.airflow(project, ports)
+    train, judging = f"{airflow}/api/v2/dags/cslm_train", f"{airflow}/api/v2/dags/cslm_promote/dagRuns"
+    before = running.call(judging, token=token)["total_entries"]
+    run = running.call(f"{train}/dagRuns", {"logical_date": None, "conf": {}}, token)["dag_run_id"]
+    assert running.ended(f"{train}/dagRuns/{run}", token) == "success"
+    log = f"{train}/dagRuns/{run}/taskInstances/register/logs/1"
+    told = f"version {version.version} was judged before: cslm_promote is not started again"
+    assert told in json.dumps(running.call(log, token=token))
+    assert _registered(f"{train}/dagRuns/{run}", token) == int(version.version)
+    events = running.call(f"{airflow}/api/v2/assets/events", token=token)["asset_events"]
+    assert run not in {event["source_run_id"] for event in events if event["name"] == "cslm-candidate"}
+    assert running.call(judging, token=token)["total_entries"] == before
+    registry.delete_model_version_tag("cslm", version.version, "stage")
+    running.clear(train, run, "register", token)
+    running.until(lambda: running.call(judging, token=token)["total_entries"] == before + 1)
+
+
+def test_a_language_is_told_of_by_the_version_of_its_own_run(
+    services: str, project: Path, ports: dict[str, str]
+) -> None:
+    """The toy cannot learn one, so a run of `cslm_train` from above stands for the training of it."""
+    airflow, token = running.airflow(project, ports)
+    train, dag = f"{airflow}/api/v2/dags/cslm_train/dagRuns", f"{airflow}/api/v2/dags/cslm_add_language"
+    runs = [each["dag_run_id"] for each in running.call(train, token=token)["dag_runs"]]
+    [run, *_] = [run for run in reversed(runs) if _registered(f"{train}/{run}", token)]
+    running.call(dag, {"is_paused": True}, token, method="PATCH")
+    asked = {"dag_run_id": run, "logical_date": None, "conf": {"profile": "sample"}}
+    running.call(f"{dag}/dagRuns", asked, token)
+    tasks = f"{dag}/dagRuns/{run}/taskInstances"
+    for task in ("check", "train"):
+        running.call(f"{tasks}/{task}", {"new_state": "success"}, token, method="PATCH")
+    checked = {"key": "return_value", "value": {"version": 1}}
+    running.call(f"{tasks}/check/xcomEntries", checked, token)
+    registry = MlflowClient(f"sqlite:///{project}/var/mlflow.db")
+    later = registry.create_model_version("cslm", (project / "var").as_uri())
+    registry.set_registered_model_alias("cslm", "candidate", later.version)
+    running.call(dag, {"is_paused": False}, token, method="PATCH")
+    assert running.ended(f"{dag}/dagRuns/{run}", token) == "success"
+    call = _promote_calls(project)[-1]
+    made = _registered(f"{train}/{run}", token)
+    assert (call["command"], call["--version"], call["--against"]) == ("compare", str(made), "1")
+    assert made != int(later.version)
+
+
 def test_demo_is_refused_while_airflow_runs(services: str, project: Path) -> None:
     result = toy.demo(project, RUN="beside")
     assert result.returncode == 2
@@ -280,6 +328,13 @@ def _promote_calls(project: Path) -> list[dict[str, str]]:
     """What the toy's components.promote was called with."""
     path = project / "var" / "promote.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def _registered(run: str, token: str) -> int | None:
+    """Number of the version that a run of `cslm_train` has registered, if it came so far."""
+    entries = f"{run}/taskInstances/register/xcomEntries"
+    known = {entry["key"] for entry in running.call(entries, token=token)["xcom_entries"]}
+    return running.call(f"{entries}/return_value", token=token)["value"] if "return_value" in known else None
 
 
 def _asked(run: str, token: str) -> tuple[str, dict[str, Any]]:
