@@ -154,7 +154,10 @@ def restore_all(repo: Repo, pull: bool) -> str:
     from dvc.repo.reproduce import plan_repro
 
     with _damage(), lock_repo(repo):
-        for stage in plan_repro(repo.index.graph):
+        graph = repo.index.graph
+        for stage in plan_repro(graph):
+            if stage.is_data_source and not graph.in_degree(stage):
+                continue  # no stage reads it
             _restore(repo, stage, "the end of the run", pull)
             if not stage.is_data_source:
                 _note(stage)
@@ -210,7 +213,7 @@ def _restore(repo: Repo, stage: Stage, reader: str, pull: bool) -> None:
 
     if stage.is_data_source:
         if not stage.outs_cached():
-            _pull_input(repo, stage)
+            _pull_input(repo, stage, pull)
         stage.checkout()
         return
     try:
@@ -222,16 +225,24 @@ def _restore(repo: Repo, stage: Stage, reader: str, pull: bool) -> None:
         ) from error
 
 
-def _pull_input(repo: Repo, stage: Stage) -> None:
-    from dvc.exceptions import DvcException
+def _pull_input(repo: Repo, stage: Stage, pull: bool) -> None:
+    """From the embedded store, else from the one that machines share: an own corpus, a version's weights."""
+    from dvc.exceptions import CollectCacheError
 
-    try:
-        repo.pull(targets=[stage.addressing], remote=EMBEDDED)
-    except DvcException as error:
-        raise Missing(
-            f"{stage.addressing}: its data is neither in the cache nor in the embedded store ({error}). "
-            "For a corpus of your own: `dvc add` it again in the checkout"
-        ) from error
+    stores: dict[str | None, str] = {EMBEDDED: "the embedded store"}
+    if pull:
+        stores[None] = f"{os.environ.get(REMOTE)} ({REMOTE})"
+    for remote in stores:
+        with suppress(CollectCacheError):  # the list of a folder's files is not there
+            for files in stage.get_used_objs(remote=remote).values():
+                repo.cloud.pull(files, remote=remote)
+        if stage.outs_cached():
+            return
+    raise Missing(
+        f"{stage.addressing}: its data is neither in the cache nor in {' nor in '.join(stores.values())}. For "
+        "a corpus of your own: `dvc add` it again in the checkout; with CSLM_DVC_REMOTE, a run there brings it "
+        "to other machines, as it does the weights of a version"
+    )
 
 
 def die_with_parent() -> None:
