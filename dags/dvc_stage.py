@@ -122,7 +122,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 def bring(repo: Repo, address: str, force: bool, pull: bool) -> str:
     """Do the work of one stage; `cached` or `ran`. With `pull` its outputs are in the store afterwards, too.
 
-    So are those that an earlier try has made and could not bring there.
+    So are those that an earlier try has made and could not bring there, and the data that the stage reads.
     """
     from dvc.repo import lock_repo
     from dvc.stage.cache import RunCacheNotFoundError
@@ -143,7 +143,8 @@ def bring(repo: Repo, address: str, force: bool, pull: bool) -> str:
     if state == "ran":
         repo.reproduce(targets=[address], single_item=True, force=force)
     if pull:
-        repo.push(targets=[address], run_cache=True)
+        inputs = [each.addressing for each in repo.index.graph.successors(stage) if each.is_data_source]
+        repo.push(targets=[address, *inputs], run_cache=True)
         _mend(repo, damaged)
     return state
 

@@ -50,6 +50,16 @@ def test_data_that_no_stage_of_a_run_reads_need_not_be_there(project: Path, remo
     assert {states[name] for name in ("ingest@one", "double", "final")} == {"cached"}
 
 
+def test_a_run_brings_its_inputs_to_the_shared_store(project: Path, remote: Path) -> None:
+    """So DVC's cache need not be in a backup, and another machine can run the same commit."""
+    toy.states(toy.pipeline(project, "here", remote, overrides=OWN))
+    _be_another_machine(project)
+    assert toy.states(toy.pipeline(project, "restored", remote, overrides=OWN))["final"] == "cached"
+    forced = toy.pipeline(project, "forced", remote, overrides=OWN, force=["all"])
+    assert toy.states(forced)["ingest@one"] == "ran"
+    assert _result(project, "forced") == 0.067
+
+
 def test_an_input_that_is_nowhere_is_named_with_where_it_was_looked_for(project: Path, remote: Path) -> None:
     _be_another_machine(project)
     process = toy.pipeline(project, "nowhere", remote, overrides=OWN)
