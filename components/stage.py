@@ -20,9 +20,10 @@ import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from http import HTTPStatus
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, TypeGuard
+from typing import Any, Literal, NoReturn, TypeGuard
 
 import mlflow
 from pydantic import BaseModel
@@ -72,7 +73,7 @@ class Stage:
         name: may carry an item: `tokenize/en` is the `tokenize` stage of `en`.
 
     Raises:
-        SystemExit: params.yaml is not usable, or the MLflow server does not answer.
+        SystemExit: params.yaml is not usable, or the MLflow server does not answer (75).
     """
 
     settings: Settings
@@ -96,9 +97,10 @@ class Stage:
         try:
             self._start_run()
         except mlflow.MlflowException as error:
-            sys.exit(
+            give_up(
                 f"{self.name}: the MLflow server at {tracking_uri()} does not answer ({_first_line(error)}); "
-                "start it (make up) or unset MLFLOW_TRACKING_URI, then run this again"
+                "start it (make up) or unset MLFLOW_TRACKING_URI, then run this again",
+                error,
             )
         return self
 
@@ -149,19 +151,21 @@ class Stage:
         with suppress(mlflow.MlflowException, OSError):
             mlflow.end_run("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
         if isinstance(error, StageFailed):
-            sys.exit(f"{self.name}: {error}")
+            give_up(f"{self.name}: {error}", error)
         if _disk_full(error):
             sys.exit(f"{self.name}: the disk is full ({error}); free some space and run this again")
         if _store_refused(error):
-            sys.exit(
+            give_up(
                 f"{self.name}: the store of MLflow's files, {files} (CSLM_ARTIFACTS), does not do its work: "
                 f"{_first_line(error)}. Check AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and "
-                "the rights on the bucket, then run this again"
+                "the rights on the bucket, then run this again",
+                error,
             )
         if isinstance(error, mlflow.MlflowException):
-            sys.exit(
+            give_up(
                 f"{self.name}: the MLflow server at {tracking_uri()} no longer answers ({_first_line(error)}); "
-                "when it does, run this again"
+                "when it does, run this again",
+                error,
             )
 
     @property
@@ -202,6 +206,37 @@ def _exists(run_id: str) -> bool:
             raise
         return False
     return True
+
+
+def give_up(text: str, error: BaseException) -> NoReturn:
+    """End the program with an explanation of an error.
+
+    Raises:
+        SystemExit: with 75 (EX_TEMPFAIL) if MLflow or a store is away, which Airflow tries again, else with 1.
+    """
+    if _away(error):
+        print(text, file=sys.stderr, flush=True)
+        sys.exit(os.EX_TEMPFAIL)
+    sys.exit(text)
+
+
+def _away(error: BaseException | None) -> bool:
+    """Whether it comes from a server that does not answer, or says that it cannot work now (5xx)."""
+    from botocore import exceptions as store  # slow to import, and seldom needed
+
+    silence = (store.EndpointConnectionError, store.ConnectTimeoutError, store.HTTPClientError)
+    while error is not None:
+        status = 0
+        if isinstance(error, mlflow.MlflowException):
+            status = error.get_http_status_code()
+        elif isinstance(error, store.ClientError):
+            status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            return True
+        if isinstance(error, (*silence, ConnectionError, TimeoutError)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _store_refused(error: BaseException | None) -> TypeGuard[Exception]:

@@ -19,7 +19,7 @@ from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOpe
 from airflow.sdk import DAG, Param, get_current_context, task
 from airflow.sdk.exceptions import AirflowFailException
 
-from dags import continuation, defaults, languages, parameters, places, promotion, tracking
+from dags import continuation, defaults, failures, languages, parameters, places, promotion
 
 log = logging.getLogger("airflow.task")
 PROFILE = "add-language"
@@ -31,10 +31,11 @@ def check() -> dict[str, Any]:
     """Can the language be added? If so, from which version, and what `cslm_train` is started with."""
     params = get_current_context()["params"]
     try:
-        version, overrides = languages.parameters_with(
-            params["model"], params["base"], params["language"], params["corpora"]
-        )
-    except (languages.CannotAdd, continuation.CannotContinue, tracking.TrackingFailed) as error:
+        with failures.readable():
+            version, overrides = languages.parameters_with(
+                params["model"], params["base"], params["language"], params["corpora"]
+            )
+    except (languages.CannotAdd, continuation.CannotContinue) as error:
         raise AirflowFailException(str(error)) from None
     return {
         "version": version,

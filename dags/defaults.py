@@ -2,9 +2,10 @@
 is told of a failure.
 
 A failure that is explained (a bad parameter, a stage that ended with an error, a refused promotion) is final.
-What is tried again is a task whose process or machine went away, or whose stage was told to end (SIGTERM);
-trainings go on from their last checkpoint.
-How often, says Airflow's `core.default_task_retries`: 2 with `make up`; `make demo` goes on when typed again.
+What is tried again is a task whose process or machine went away, whose stage was told to end (SIGTERM), or
+whose store, MLflow or cluster does not answer or says that it cannot work (5xx); trainings go on from their
+last checkpoint. How often, says Airflow's `core.default_task_retries`: 4 with `make up`, over seven minutes;
+`make demo` goes on when typed again.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ On several nodes (PET_NODE_RANK, as Kubeflow Trainer sets it) only the first one
 same workspace, join in if the stage trains (cslm.training.join).
 
 Exit codes: 0 done, 1 the stage failed, 3 an ancestor or an input is missing, 75 the stage was told to end
-(SIGTERM) and goes on when it is tried again, 143 the same was told to this program.
+(SIGTERM) or a server is away, and it goes on when it is tried again, 143 this program was told to end.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,9 +50,9 @@ GRACE_S = 25.0
 KILLED_S = 2.0
 """How long what is killed then may take to be gone."""
 MISSING = 3
-PREEMPTED = 75
-"""Exit code of a stage that was told to end, as of a training that was (cslm.training.ranks)."""
-TOLD_TO_END = re.compile(rf"exited with ({PREEMPTED}|{128 + signal.SIGTERM}|{-signal.SIGTERM})$")
+TRY_AGAIN = os.EX_TEMPFAIL
+"""75: a stage was told to end, as in cslm.training.ranks, or a server is away (components.stage)."""
+ENDED_FOR_NOW = re.compile(rf"exited with ({TRY_AGAIN}|{128 + signal.SIGTERM}|{-signal.SIGTERM})$")
 """What DVC says of such a command; without a checkpoint, SIGTERM itself has ended it."""
 
 
@@ -102,8 +103,20 @@ def told(work: Callable[[], None], pull: bool) -> int:
                 f"the bucket{_of_pod()}, then run this again: what is finished is kept"
             )
         print(f"error: {cause}", file=sys.stderr, flush=True)
-        return PREEMPTED if any(TOLD_TO_END.search(str(each)) for each in chain) else 1
+        again = any(ENDED_FOR_NOW.search(str(each)) or _away(each) for each in chain)
+        return TRY_AGAIN if again else 1
     return 0
+
+
+def _away(error: BaseException) -> bool:
+    """Whether a store does not answer, or says itself that it cannot work now (5xx); not that it refuses."""
+    from botocore import exceptions as store
+
+    if isinstance(error, store.ClientError):
+        status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+        return status >= HTTPStatus.INTERNAL_SERVER_ERROR
+    silence = (store.EndpointConnectionError, store.ConnectTimeoutError, store.HTTPClientError)
+    return isinstance(error, (*silence, ConnectionError, TimeoutError))
 
 
 def _of_pod() -> str:

@@ -15,12 +15,12 @@ def readable() -> Iterator[None]:
     """Let the task fail with the message alone.
 
     Raises:
-        AirflowException: a machine is away, so Airflow may try again.
+        AirflowException: a machine or a server is away, so Airflow may try again.
         AirflowFailException: for every other failure that has an explanation; another try would end alike.
     """
     try:
         yield
-    except run.MachineAway as error:
+    except (run.MachineAway, tracking.TrackingAway) as error:
         raise AirflowException(str(error)) from None
     except (run.RunFailed, snapshot.SnapshotFailed, tracking.TrackingFailed) as error:
         raise AirflowFailException(str(error)) from None

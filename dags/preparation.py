@@ -109,7 +109,7 @@ def checked_commit(
         continuation.CannotContinue,
         tracking.TrackingFailed,
     ) as error:
-        raise run.RunFailed(f"prepare: {error}") from error
+        raise run.failed(f"prepare: {error}", error) from error
     return commit_id, params
 
 

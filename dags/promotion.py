@@ -1,6 +1,7 @@
 """The registry's stages, as the tasks of `cslm_promote` and `cslm_rollback` move versions through them.
 
-The work is that of `components.promote`, a command like every component; here is only how it is called.
+The work is that of `components.promote`, a command like every component; here is only how it is called. While
+MLflow is away each raises `run.MachineAway`, which Airflow tries again.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from dags import places, run
+from dags.dvc_stage import TRY_AGAIN
 
 
 class PromotionRefused(Exception):
@@ -85,5 +87,7 @@ def _promote(arguments: list[str], log: Callable[[str], None]) -> None:
     )
     for line in (ended.stdout + ended.stderr).splitlines():
         log(line)
+    if ended.returncode == TRY_AGAIN:
+        raise run.MachineAway(ended.stderr.strip())
     if ended.returncode:
         raise PromotionRefused(ended.stderr.strip() or f"the command ended with code {ended.returncode}")

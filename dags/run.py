@@ -19,15 +19,15 @@ from pathlib import Path
 from typing import Any
 
 from dags import events, graph, places, snapshot, tracking
-from dags.dvc_stage import PREEMPTED
+from dags.dvc_stage import TRY_AGAIN
 
 Facts = dict[str, Any]
 Log = Callable[[str], None]
 TAIL_LINES = 12
 REGISTER = "register"
 ENDED = 128 + signal.SIGTERM
-TOLD_TO_END = (PREEMPTED, ENDED, -signal.SIGTERM)
-"""Exit codes of a stage that was told to end, as whose machine is taken away: by itself, or by SIGTERM."""
+TOLD_TO_END = (TRY_AGAIN, ENDED, -signal.SIGTERM)
+"""Exit codes of a stage that another try may bring to its end: its machine, or a server, was away."""
 MADE_BY_DVC = ("Running stage '", "> ", "Updating lock file", "Use `dvc push`")
 
 
@@ -36,7 +36,13 @@ class RunFailed(Exception):
 
 
 class MachineAway(RunFailed):
-    """What should do the work does not answer, or was taken away: another try may find it there."""
+    """What should do the work, or a server that it needs, does not answer: another try may find it there."""
+
+
+def failed(cause: str, error: Exception) -> RunFailed:
+    """What to raise for an error that has an explanation."""
+    away = isinstance(error, MachineAway | tracking.TrackingAway | ConnectionError | TimeoutError)
+    return MachineAway(cause) if away else RunFailed(cause)
 
 
 @dataclass(frozen=True)
@@ -182,7 +188,7 @@ def told(facts: Facts, address: str, started: bool = True) -> Iterator[Callable[
         events.emit(folder, address, "failed", seconds=time.time() - began, cause=cause)
         with suppress(tracking.TrackingFailed):
             tracking.end(facts["mlflow_run"], "FAILED")
-        raise (MachineAway if isinstance(error, MachineAway) else RunFailed)(cause) from error
+        raise failed(cause, error) from error
 
 
 def record(facts: Facts, log: Log) -> str:
@@ -253,7 +259,7 @@ def _stream(work: Callable[[Log], int], facts: Facts, address: str, log: Log, wo
     """Do some work, pass on each line that it tells as it comes, and return them.
 
     Raises:
-        MachineAway: it was told to end, so another try may come to the end.
+        MachineAway: it was told to end, or a server is away, so another try may come to the end.
         RunFailed: its exit code is any other than zero.
     """
     path = places.stage_log(facts["run"], address)
@@ -276,7 +282,7 @@ def _stream(work: Callable[[Log], int], facts: Facts, address: str, log: Log, wo
         cause = "\n".join(f"    {line}" for line in _cause(lines)) or "    it printed nothing"
         told = code in TOLD_TO_END
         how = f"killed by signal {-code}" if code < 0 else ""
-        how = "told to end, and goes on when it is tried again" if told else how
+        how = "it goes on when it is tried again" if told else how
         raise (MachineAway if told else RunFailed)(
             f"stage {address} failed{f' ({how})' if how else ''}\n"
             f"  cause:\n{cause}\n  log: {path}\n  its files: {workspace}"

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,10 @@ MADE_BY = "mlflow_run_id"
 
 class TrackingFailed(Exception):
     """MLflow cannot be reached or refuses; the message says where, why, and what to do."""
+
+
+class TrackingAway(TrackingFailed):
+    """MLflow does not answer, or says itself that it cannot work now: another try may find it at work."""
 
 
 def start(run: str, tags: Mapping[str, str], params: Mapping[str, Any], data: Sequence[Dataset] = ()) -> str:
@@ -143,7 +148,8 @@ def _client() -> Iterator[MlflowClient]:
     try:
         yield MlflowClient(tracking_uri=uri)
     except MlflowException as error:
-        raise TrackingFailed(
+        away = error.get_http_status_code() >= HTTPStatus.INTERNAL_SERVER_ERROR
+        raise (TrackingAway if away else TrackingFailed)(
             f"MLflow at {uri} does not do its work ({error}); start it (make up) or unset MLFLOW_TRACKING_URI, "
             "then run this again"
         ) from error

@@ -91,7 +91,7 @@ def _habits() -> dict[str, dict[str, object]]:
         "core": {
             "executor": "LocalExecutor",
             "parallelism": 4,
-            "default_task_retries": 2,
+            "default_task_retries": 4,
             "dagbag_import_timeout": 120,
         },
         "dag_processor": {

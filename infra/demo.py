@@ -15,6 +15,7 @@ from __future__ import annotations
 import datetime
 import json
 import os
+import re
 import secrets
 import signal
 import subprocess
@@ -28,6 +29,8 @@ from infra import airflow_local, services
 from infra.metrics_table import table
 
 POLL_S = 0.2
+EXPLAINED = re.compile(r"Airflow(?:Fail)?Exception: ")
+"""What stands in Airflow's log before the words of `dags.failures.readable`."""
 STOP_S = 30.0
 """Longer than a training gets to write a checkpoint (dags/dvc_stage.py)."""
 PLAIN_PROGRESS_S = 10.0
@@ -235,10 +238,10 @@ def _summary(run: str, seconds: float) -> None:
 def _cause(log: Path) -> str:
     """What Airflow's log says last of an error: the explained failure if there is one, else its end."""
     lines = log.read_text("utf-8", errors="replace").rstrip().splitlines()
-    marks = [i for i, line in enumerate(lines) if "AirflowFailException:" in line]
+    marks = [i for i, line in enumerate(lines) if EXPLAINED.search(line)]
     if marks:
         end = next((i for i in range(marks[-1] + 1, len(lines)) if "[info" in lines[i]), len(lines))
-        lines = [lines[marks[-1]].partition("AirflowFailException: ")[2], *lines[marks[-1] + 1 : end]]
+        lines = [EXPLAINED.split(lines[marks[-1]], maxsplit=1)[1], *lines[marks[-1] + 1 : end]]
     return "\n".join(f"    {line}" for line in lines[-12:])
 
 

@@ -7,7 +7,8 @@ Run:  python -m components.promote gate                       candidate against 
       python -m components.promote rollback --reason "..."    the version before is in production again
       python -m components.promote history --on 2026-11-27    what was there at the end of that day
 
-Needs only the MLflow server (MLFLOW_TRACKING_URI, or this checkout's own). Exit code 1 if the gate refuses.
+Needs only the MLflow server (MLFLOW_TRACKING_URI, or this checkout's own). Exit code 1 if the gate refuses,
+75 if that server is away.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from mlflow.entities.model_registry import ModelVersion
 
 from components.promote.gate import REFUSED, Check, compare, figures_alone, incomparable, load_rules, table
 from components.promote.registry import PRODUCTION, STAGING, Registry, RegistryFailed, Release
-from components.stage import tracking_uri, write_json
+from components.stage import give_up, tracking_uri, write_json
 
 CANDIDATE = "candidate"
 FIRST = "nothing is in production yet, so there is nothing to lose"
@@ -250,10 +251,11 @@ def run() -> None:
     try:
         app()
     except RegistryFailed as error:
-        sys.exit(str(error))
+        give_up(str(error), error)
     except mlflow.MlflowException as error:
-        sys.exit(
-            f"MLflow at {tracking_uri()} does not do its work ({error}); start it (make up), then try again"
+        give_up(
+            f"MLflow at {tracking_uri()} does not do its work ({error}); start it (make up), then try again",
+            error,
         )
 
 

@@ -10,12 +10,14 @@ import sys
 import time
 from pathlib import Path
 
+import boto3
 import mlflow
 import pytest
 import yaml
 
 from components.checkpoints import checkpoints_of
 from components.stage import Stage, StageFailed, flatten
+from tests.answering import AWAY, answering
 
 ROOT = Path(__file__).parents[2]
 
@@ -88,13 +90,17 @@ def test_a_full_disk_is_called_so_by_libraries_that_raise_something_else() -> No
             raise ValueError("the checkpoint could not be written") from error
 
 
-def test_a_server_that_stops_answering_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_stops_answering_is_named_and_tried_again(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     here = mlflow.get_tracking_uri()
-    with pytest.raises(SystemExit, match="no longer answers"), Stage("align") as stage:
+    with pytest.raises(SystemExit) as ended, Stage("align") as stage:
         mlflow.set_tracking_uri("http://127.0.0.1:9")
         stage.log_metrics({"loss": 1.0}, step=1)
     mlflow.set_tracking_uri(here)
+    assert ended.value.code == 75, "what Airflow tries again (dags/dvc_stage.py)"
+    assert "no longer answers" in capsys.readouterr().err
     mlflow.end_run()
 
 
@@ -152,11 +158,33 @@ def test_other_ranks_continue_a_training_and_another_recipe_does_not(project: Pa
     assert runs[0] == runs[1] != runs[2]
 
 
-def test_a_server_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+@pytest.mark.parametrize(("status", "again"), [(AWAY, True), (503, True), (401, False)])
+def test_a_server_that_does_not_answer_is_named_and_tried_again(
+    status: int, again: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One that refuses is named too, and another try would end alike."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    with pytest.raises(SystemExit, match=r"127\.0\.0\.1:9 does not answer"), Stage("align"):
-        pass
+    with answering(status) as server:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
+        with pytest.raises(SystemExit) as ended, Stage("align"):
+            pass
+    told = f"{ended.value.code}{capsys.readouterr().err}"  # Python prints a text itself, and ends with 1
+    assert told.startswith("75") is again
+    assert f"{server} does not answer" in told
+
+
+@pytest.mark.parametrize(("status", "again"), [(AWAY, True), (503, True), (403, False)])
+def test_a_store_of_files_that_is_away_is_tried_again(
+    status: int, again: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    with answering(status) as server, pytest.raises(SystemExit) as ended, Stage("align"):
+        boto3.client(
+            "s3", endpoint_url=server, aws_access_key_id="a", aws_secret_access_key="b", region_name="us-east-1"
+        ).head_object(Bucket="bucket", Key="mlflow")
+    told = f"{ended.value.code}{capsys.readouterr().err}"
+    assert told.startswith("75") is again
+    assert "the store of MLflow's files" in told
 
 
 def test_bad_parameters_end_a_component_before_any_work(project: Path) -> None:

@@ -212,7 +212,7 @@ def test_a_stage_that_is_told_to_end_is_one_to_try_again(project: Path, who: str
     os.kill(command if who == "its command" else os.getpgid(command), signal.SIGTERM)
     _, told = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert "stage final failed (told to end, and goes on when it is tried again)" in told
+    assert "stage final failed (it goes on when it is tried again)" in told
     assert not _lives(command)
     pid.unlink()
     toy.calls(project)

@@ -330,4 +330,4 @@ def test_both_sides_know_the_same_names() -> None:
     """dags/ must not import cslm/, so what they agree on stands in both."""
     training = places.PROJECT / "cslm" / "training"
     assert f'\nFILE = "{train_job.JOB_FILE}"\n' in (training / "nodes.py").read_text()
-    assert f"\nPREEMPTED = {dvc_stage.PREEMPTED}\n" in (training / "ranks.py").read_text()
+    assert f"\nPREEMPTED = {dvc_stage.TRY_AGAIN}\n" in (training / "ranks.py").read_text()

@@ -18,6 +18,7 @@ import pytest
 from infra import demo
 from infra.metrics_table import table
 from tests import webhook
+from tests.answering import AWAY, answering
 from tests.dags import toy
 from tests.object_store import BUCKET, WRITER, ObjectStore
 
@@ -84,6 +85,15 @@ def test_bad_parameter_fails_before_any_stage(project: Path) -> None:
     assert result.returncode == 1
     assert "final.bogus is not a known key; allowed there: plus, mode" in result.stderr
     assert toy.calls(project) == []
+
+
+def test_an_mlflow_that_is_away_is_named_with_what_to_do(project: Path) -> None:
+    """Airflow would try that again; who sits in front of it does so, and is told no more than this."""
+    with answering(AWAY) as server:
+        result = toy.demo(project, RUN="away", MLFLOW_TRACKING_URI=server)
+    assert result.returncode == 1
+    assert f"\n    MLflow at {server} does not do its work" in result.stderr
+    assert "start it (make up) or unset MLFLOW_TRACKING_URI, then run this again" in result.stderr
 
 
 def test_bad_requests_are_refused_at_once(project: Path) -> None:
