@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.cncf.kubernetes.hooks.kubernetes import KubernetesHook
 from airflow.sdk import BaseOperator
+from airflow.sdk.exceptions import TaskDeferralTimeout
 from kubernetes.client import ApiClient, ApiException, CoreV1Api, CustomObjectsApi
 
 from dags import failures, graph, images, parameters, places, run, runners
@@ -67,7 +68,23 @@ class StageTrainJob(BaseOperator):
                     self._create(described(self._name, stage, work))
         deadline = time.time() + pods.SCHEDULED_S
         trigger = train_job_trigger.TrainJobTrigger(self._name, pods.namespace(), deadline)
-        self.defer(trigger=trigger, method_name=self.gathered.__name__)
+        # Airflow applies execution_timeout to what a worker does, not while a task is deferred.
+        self.defer(trigger=trigger, method_name=self.gathered.__name__, timeout=self.execution_timeout)
+
+    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
+        """Go on after the trigger; a TrainJob that works for too long is removed, and tried again."""
+        try:
+            return super().resume_execution(next_method, next_kwargs, context)
+        except TaskDeferralTimeout:
+            hours = runners.longest_stage().total_seconds() / 3600
+            cause = (
+                f"stage {self.stage_name} failed\n  cause:\n    the TrainJob {self._name} worked for more than "
+                f"{hours:g} hours ({runners.STAGE_HOURS}), and is stopped; another try goes on from its last "
+                "checkpoint"
+            )
+            with failures.readable(), run.told(self.facts, self.stage_name, started=False), pods.reachable():
+                self._delete()
+                raise run.MachineAway(cause) from None
 
     def gathered(self, context: Context, event: dict[str, Any]) -> str:
         """Gather what the TrainJob has made, and remove it; `cached` or `ran`."""

@@ -9,12 +9,14 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
 import pytest
 import yaml
+from airflow.sdk.bases.operator import TriggerFailureReason
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, TaskDeferred
 
 from dags import dvc_stage, graph, places, run, runners, tracking
@@ -262,6 +264,21 @@ def test_a_task_that_is_cleared_or_killed_ends_its_train_job(api: Api) -> None:
     _begin()
     _task().on_kill()
     assert api.removed == [trigger.name] * 2
+
+
+def test_a_train_job_that_works_for_too_long_is_stopped_and_tried_again(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Airflow's own limit does not hold while a task is deferred."""
+    monkeypatch.setenv("CSLM_STAGE_HOURS", "12")
+    with pytest.raises(TaskDeferred) as deferred:
+        _task().execute({})
+    assert deferred.value.timeout == timedelta(hours=12)
+    timed_out = {"error": TriggerFailureReason.TRIGGER_TIMEOUT}  # what Airflow resumes such a task with
+    with pytest.raises(AirflowException, match=r"for more than 12 hours \(CSLM_STAGE_HOURS\)") as ended:
+        _task().resume_execution("__fail__", timed_out, {})
+    assert ended.type is AirflowException, "which is tried again"
+    assert len(api.removed) == 1
 
 
 def test_ranks_that_nodes_cannot_share_are_refused_before_any_is_asked_for(
