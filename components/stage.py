@@ -33,7 +33,13 @@ from components.settings import BadSettings, Settings, load_settings
 EXPERIMENT = os.environ.get("MLFLOW_EXPERIMENT_NAME") or "cslm"
 SAMPLE_S = "2"
 """How often the use of the machine is noted, where nobody has said it. Long trainings keep MLflow's 10 s."""
-TAGS = {"CSLM_GIT_COMMIT": "git_commit", "CSLM_RUN_ID": "pipeline_run"}
+TAGS = {
+    "CSLM_GIT_COMMIT": "git_commit",
+    "CSLM_RUN_ID": "pipeline_run",
+    "CSLM_AIRFLOW_RUN": "airflow_run",
+    "CSLM_DATA_VERSION": "data_version",
+}
+"""Variable that a run sets -> tag of the stages' MLflow runs, as of the run's own."""
 
 log = logging.getLogger("cslm")
 
@@ -107,7 +113,7 @@ class Stage:
     def _start_run(self) -> None:
         open_experiment(EXPERIMENT)
         parent = os.environ.get("MLFLOW_PARENT_RUN_ID")
-        tags = {tag: os.environ[name] for name, tag in TAGS.items() if name in os.environ}
+        tags = {tag: os.environ[name] for name, tag in TAGS.items() if os.environ.get(name)}
         tags |= {"stage": self.name, "profile": self.settings.profile}
         if self.run_id_file is None:
             os.environ.setdefault("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", SAMPLE_S)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,11 @@ class Dataset:
     name: str
     path: str
     digest: str
+
+
+def version(data: Iterable[Dataset]) -> str:
+    """All corpora of a run in one text, as the tag `data_version` has it: `en=DIGEST, zh=DIGEST`."""
+    return ", ".join(sorted(f"{dataset.name}={dataset.digest}" for dataset in data))
 
 
 def tracked(params: dict[str, Any], read: Callable[[str], str | None]) -> list[Dataset]:

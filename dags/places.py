@@ -92,6 +92,8 @@ def stage_environment(facts: Mapping[str, Any]) -> dict[str, str]:
         **component_environment(),
         "CSLM_RUN_ID": facts["run"],
         "CSLM_GIT_COMMIT": facts["commit"],
+        "CSLM_AIRFLOW_RUN": facts.get("airflow_run", ""),
+        "CSLM_DATA_VERSION": facts.get("data_version", ""),
         "MLFLOW_PARENT_RUN_ID": facts["mlflow_run"],
     }
 

@@ -1,7 +1,7 @@
 """The first task of a run: commit what is to be run, check it, open its branch and MLflow run.
 
-It makes the facts that all later tasks get: run, commit, profile, mlflow_run, force, and the items of each
-`foreach` stage. They are short strings and lists, as XCom wants.
+It makes the facts that all later tasks get: run, commit, profile, airflow_run, data_version, mlflow_run, force,
+and the items of each `foreach` stage. They are short strings and lists, as XCom wants.
 """
 
 from __future__ import annotations
@@ -74,6 +74,8 @@ def prepare(
         "commit": commit_id,
         "profile": tags["profile"],
         "model": _model_of(params),
+        "airflow_run": airflow_run,
+        "data_version": datasets.version(data),
         "force": force,
         "mlflow_run": tracking.start(name, tags, params, data),
     }

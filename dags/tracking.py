@@ -10,7 +10,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dags import places
+from dags import datasets, places
 from dags.datasets import Dataset
 
 if TYPE_CHECKING:
@@ -47,8 +47,7 @@ def start(run: str, tags: Mapping[str, str], params: Mapping[str, Any], data: Se
 
     local = not places.tracking_uri().startswith("http")
     artifacts = places.artifacts_uri() if local else None
-    versions = ", ".join(sorted(f"{dataset.name}={dataset.digest}" for dataset in data))
-    noted = {"pipeline_run": run, "stage": "pipeline", "data_version": versions, **tags}
+    noted = {"pipeline_run": run, "stage": "pipeline", "data_version": datasets.version(data), **tags}
     noted = {key: value for key, value in noted.items() if value}
     shown = [Param(key, str(value)) for key, value in flat(params)]
     with _client() as client:

@@ -174,6 +174,7 @@ def version_tags(settings: Settings, digest: str) -> dict[str, str]:
     facts = {
         "git_commit": git_commit(),
         "pipeline_run": os.environ.get("CSLM_RUN_ID"),
+        "airflow_run": os.environ.get("CSLM_AIRFLOW_RUN"),
         "profile": settings.profile,
         "data_version": data_version(settings.corpora),
         "result_digest": digest,

@@ -154,12 +154,14 @@ def test_a_version_says_where_it_came_from_and_how_good_it_is(monkeypatch: pytes
     mlflow.set_tracking_uri(f"sqlite:///{Path('var').absolute()}/mlflow.db")
     parent = MlflowClient().create_run(mlflow.set_experiment("cslm").experiment_id)
     monkeypatch.setenv("MLFLOW_PARENT_RUN_ID", parent.info.run_id)
+    monkeypatch.setenv("CSLM_AIRFLOW_RUN", "scheduled__1")
     main()
     [version] = versions()
     digest = result_digest([Path(f"work/{name}") for name in ("model", "tokenizer", "decoder")], EVALUATION)
     assert version.tags == {
         "git_commit": "c0ffee",
         "pipeline_run": "manual__1",
+        "airflow_run": "scheduled__1",
         "profile": "test",
         "data_version": "assistant=abc123.dir",
         "result_digest": digest,

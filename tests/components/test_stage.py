@@ -112,6 +112,23 @@ def test_a_stage_is_nested_in_the_run_that_the_environment_names(monkeypatch: py
         assert mlflow.get_run(child.run_id).data.tags["mlflow.parentRunId"] == name
 
 
+def test_a_stage_is_found_by_its_commit_its_run_and_its_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tags that the pipeline's own run and the model's version have."""
+    told = {
+        "CSLM_GIT_COMMIT": "c0ffee",
+        "CSLM_RUN_ID": "tonight",
+        "CSLM_AIRFLOW_RUN": "scheduled__1",
+        "CSLM_DATA_VERSION": "en=abc, zh=def",
+    }
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    with Stage("align"):
+        pass
+    query = "tags.data_version = 'en=abc, zh=def' and tags.airflow_run = 'scheduled__1'"
+    [found] = mlflow.search_runs(filter_string=query, experiment_names=["cslm"], output_format="list")
+    assert (found.data.tags["git_commit"], found.data.tags["pipeline_run"]) == ("c0ffee", "tonight")
+
+
 def test_a_training_outside_of_a_checkout_says_so(project: Path) -> None:
     with pytest.raises(SystemExit, match=r"^pretrain: dvc.yaml does not tell"):
         checkpoints_of(Stage("pretrain")).__enter__()

@@ -53,6 +53,10 @@ def test_the_run_in_mlflow_names_its_data_and_its_reason(project: Path) -> None:
     assert tags["mlflow.note.content"] == "to see what happens"
     assert tags["data_version"] == f"one={used.dataset.digest}", "as a version of the model has it"
     assert tags["airflow_run"] == "manual__1"
+    [facts] = [event for event in toy.events(project, "reasoned") if event["state"] == "prepared"]
+    assert {key: facts[key] for key in ("airflow_run", "data_version")} == {
+        key: tags[key] for key in ("airflow_run", "data_version")
+    }, "what every stage is told"
     assert run.data.params == {
         "profile": "sample",
         "corpora.one.path": "data/in",

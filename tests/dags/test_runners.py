@@ -72,10 +72,11 @@ def test_a_container_is_told_of_the_run_and_of_no_secret_of_airflow(
     monkeypatch.setenv("CSLM_HOME", str(tmp_path))
     monkeypatch.setenv("CSLM_JUDGE_API_KEY", "secret")
     monkeypatch.setenv("CSLM_FAILURE_WEBHOOK", "secret")
-    facts = {"run": "r", "commit": "c", "mlflow_run": "m"}
+    facts = {"run": "r", "commit": "c", "mlflow_run": "m", "airflow_run": "manual__1", "data_version": "en=1"}
     told = container.environment(places.stage_environment(facts), 1, "validate")
     assert "secret" not in told.values()
     assert told["CSLM_RUN_ID"] == "r"
+    assert (told["CSLM_AIRFLOW_RUN"], told["CSLM_DATA_VERSION"]) == ("manual__1", "en=1")
     assert told["AWS_ACCESS_KEY_ID"] == "key"
     assert told["OMP_NUM_THREADS"] == "1"
     assert "PATH" not in told, "the image has its own"
