@@ -7,6 +7,7 @@ Serves the version of the model that has the alias `production`, else `candidate
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from pathlib import Path
@@ -17,6 +18,7 @@ import typer
 from mlflow import MlflowClient
 
 from components.chat.page import build, serve
+from components.register.result import RESULT, Damaged, result_digest, verify
 from components.stage import tracking_uri
 from cslm.conversation import Assistant
 
@@ -62,18 +64,36 @@ def open_registered(name: str) -> tuple[Assistant, str]:
     """The assistant of the version in use, and what to call it.
 
     Raises:
-        SystemExit: no version has one of the aliases, or it cannot speak.
+        SystemExit: no version has one of the aliases, its files are damaged, or it cannot speak.
     """
     mlflow.set_tracking_uri(tracking_uri())
     found = in_use(name)
     if found is None:
         sys.exit(f"no version of {name} is registered at {tracking_uri()}; make one first: make demo")
     alias, version = found
-    folder = Path(mlflow.artifacts.download_artifacts(f"models:/{name}@{alias}")) / "artifacts"
+    try:
+        folder = files_of(name, version)
+    except Damaged as error:
+        sys.exit(str(error))
     if not (folder / "decoder").is_dir():
         sys.exit(f"{name} version {version} ({alias}) has no speech decoder; run make demo again")
     assistant = Assistant.load(folder / "model", folder / "tokenizer", folder / "decoder")
     return assistant, f"{name} version {version} ({alias})"
+
+
+def files_of(name: str, version: str) -> Path:
+    """Folder with all that was registered of a version, checked against its digest.
+
+    Raises:
+        Damaged: it is something else now.
+    """
+    folder = Path(mlflow.artifacts.download_artifacts(f"models:/{name}/{version}")) / "artifacts"
+    evaluation = folder / "evaluation.json"
+    if evaluation.exists():  # else an older release registered it
+        parts = [folder / part for part in ("model", "tokenizer", "decoder")]
+        digest = result_digest(parts, json.loads(evaluation.read_text("utf-8")))
+        verify(MlflowClient().get_model_version(name, version), RESULT, digest)
+    return folder
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 
 from components.promote.items import DIALOGUES, TRANSCRIPTS, Items, read_items
+from components.register.result import FIGURES, Damaged, file_digest, verify
 from components.stage import open_experiment
 
 STAGING, PRODUCTION = "staging", "production"
@@ -88,12 +89,15 @@ class Registry:
         """What was measured of a version before it was registered.
 
         Raises:
-            RegistryFailed: it was registered without its evaluation.
+            RegistryFailed: it was registered without its evaluation, or with another one.
         """
         with TemporaryDirectory() as folder:
             try:
                 path = self._download(version, EVALUATION, folder)
+                verify(version, FIGURES, file_digest(path))
                 return dict(json.loads(path.read_text("utf-8")))
+            except Damaged as error:
+                raise RegistryFailed(str(error)) from error
             except (mlflow.MlflowException, OSError) as error:
                 raise RegistryFailed(
                     f"{EVALUATION} of {self.model} version {version.version} cannot be read ({error}). If its "

@@ -29,7 +29,7 @@ import cslm
 from components.fetch.catalog import load_catalog
 from components.register import model as served
 from components.register.card import model_card
-from components.register.result import data_version, git_commit, result_digest
+from components.register.result import FIGURES, RESULT, data_version, file_digest, git_commit, result_digest
 from components.settings import Settings
 from components.stage import Stage, StageFailed, flatten
 
@@ -124,7 +124,7 @@ def lead_to_report(client: MlflowClient, run_id: str, measured_by: str) -> None:
 
 def find_version(client: MlflowClient, name: str, digest: str) -> ModelVersion | None:
     """The ready version of `name` with this result, the latest if several; None if there is none."""
-    versions = client.search_model_versions(f"name = '{name}' and tag.result_digest = '{digest}'")
+    versions = client.search_model_versions(f"name = '{name}' and tag.{RESULT} = '{digest}'")
     ready = [version for version in versions if version.status == "READY"]
     return max(ready, key=lambda version: int(version.version), default=None)
 
@@ -177,7 +177,8 @@ def version_tags(settings: Settings, digest: str) -> dict[str, str]:
         "airflow_run": os.environ.get("CSLM_AIRFLOW_RUN"),
         "profile": settings.profile,
         "data_version": data_version(settings.corpora),
-        "result_digest": digest,
+        RESULT: digest,
+        FIGURES: file_digest(EVALUATION),
         "languages": ",".join(settings.languages),
     }
     return {key: fact for key, fact in facts.items() if fact}

@@ -11,14 +11,21 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from mlflow.entities.model_registry import ModelVersion
 
 from components.settings import Corpus
 from components.stage import flatten
 
+RESULT, FIGURES = "result_digest", "evaluation_digest"
+"""Tags of a version: `result_digest` of all of it, and `file_digest` of its evaluation."""
 VOLATILE = ("mlflow_run_id", "latency", "dnsmos", "speaker_similarity", "speech_dnsmos")
 DECIMALS = 6
 SPLITS = {"test": "", "dev": "dev.", "held-out voice": "heldout_voice."}
 SHOWN = ("wer", "cer", "exact_match", "f1", "off_target", "bleu", "similarity", "speedup_over_full_chain")
+
+
+class Damaged(Exception):
+    """Files of a version are not those that were registered; the message says which, where, and what to do."""
 
 
 def result_digest(folders: list[Path], evaluation: Mapping[str, Any]) -> str:
@@ -30,11 +37,31 @@ def result_digest(folders: list[Path], evaluation: Mapping[str, Any]) -> str:
     digest = hashlib.sha256()
     for folder in folders:
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-            with path.open("rb") as stream:
-                content = hashlib.file_digest(stream, "sha256").hexdigest()
-            digest.update(f"{folder.name}/{path.relative_to(folder).as_posix()} {content}\n".encode())
+            name = f"{folder.name}/{path.relative_to(folder).as_posix()}"
+            digest.update(f"{name} {file_digest(path)}\n".encode())
     digest.update(json.dumps(_stable(evaluation), sort_keys=True).encode())
     return digest.hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def verify(version: ModelVersion, tag: str, digest: str) -> None:
+    """Compare the digest of what was read of a version with the tag that it got when it was registered, if any.
+
+    Raises:
+        Damaged: they differ.
+    """
+    if digest != version.tags.get(tag, digest):
+        raise Damaged(
+            f"{version.name} version {version.version}: what lies at {version.source} is not what was "
+            f"registered: its digest is {digest[:12]}..., and the version's tag {tag} says "
+            f"{version.tags[tag][:12]}.... Bring the files back from a backup (docs/operators.md), or train it "
+            "again (make demo)"
+        )
 
 
 def _stable(value: Any) -> Any:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import datetime
+import hashlib
 import json
 import math
 from collections.abc import Iterator
@@ -368,3 +369,16 @@ def test_history_tells_who_when_from_which_data_and_on_which_figures(
 def test_without_a_candidate_it_says_what_to_do(store: Path) -> None:
     code, text = promote("gate")
     assert code == 1 and "make demo" in text
+
+
+def test_figures_that_are_not_those_that_were_registered_let_nothing_pass(store: Path) -> None:
+    version = register(store, evaluation_digest=hashlib.sha256(json.dumps(GOOD).encode()).hexdigest())
+    assert promote("gate")[0] == 0
+    (store / "model-0" / "artifacts" / "evaluation.json").write_text(
+        json.dumps(GOOD | {"conversation": {"en": {"exact_match": 1.0, "ci95": [1.0, 1.0]}}})
+    )
+    for command in (["gate"], ["promote", "--reason", "it is perfect"]):
+        code, told = promote(*command)
+        assert code == 1
+        assert f"cslm version {version}: what lies at " in told
+        assert "evaluation_digest" in told and "backup" in told

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import json
 import re
@@ -23,6 +24,7 @@ from mlflow import MlflowClient
 from mlflow.pyfunc.model import PythonModelContext
 from mlflow.store.artifact import s3_artifact_repo
 
+from components.chat.__main__ import files_of, open_registered
 from components.register.__main__ import main
 from components.register.model import Dialogue
 from components.register.result import result_digest
@@ -165,6 +167,7 @@ def test_a_version_says_where_it_came_from_and_how_good_it_is(monkeypatch: pytes
         "profile": "test",
         "data_version": "assistant=abc123.dir",
         "result_digest": digest,
+        "evaluation_digest": hashlib.sha256(Path("metrics/evaluation.json").read_bytes()).hexdigest(),
         "languages": "en,zh",
     }
     assert version.current_stage == "None"
@@ -222,6 +225,24 @@ def test_a_store_that_refuses_a_version_is_named_with_what_to_do(
     ask_as(WRITER, store, monkeypatch)
     main()
     assert candidate() == 1
+
+
+@pytest.mark.parametrize("file", ["model/model.safetensors", "tokenizer/model.safetensors", "evaluation.json"])
+def test_a_version_whose_files_are_others_now_does_not_answer_people(workspace: Path, file: str) -> None:
+    main()
+    folder = files_of("cslm", "1")
+    assert (folder / "model" / "model.safetensors").exists(), "what was registered is taken"
+    [kept] = (workspace / "var" / "mlartifacts").rglob(f"artifacts/{file}")
+    if file.endswith(".json"):
+        kept.write_text(kept.read_text().replace("0.0312", "0.0212"))
+    else:
+        content = bytearray(kept.read_bytes())
+        content[-1] ^= 1
+        kept.write_bytes(content)
+    with pytest.raises(SystemExit) as ended:
+        open_registered("cslm")
+    for part in ("cslm version 1: what lies at ", "is not what was registered", "result_digest", "backup"):
+        assert part in str(ended.value)
 
 
 @pytest.mark.usefixtures("workspace")
