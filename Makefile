@@ -16,7 +16,7 @@ PYTEST := -m pytest -q --durations=5
 TWO := -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo from-scratch ablations chat dags history images kubeflow kubeflow-local up down compose compose-down kubernetes \
+.PHONY: help setup demo from-scratch ablations chat dags history images kubeflow kubeflow-local up corpus-landed down compose compose-down kubernetes \
 	bench test test-slow test-orchestrator test-components lint clean
 
 help:  ## This list
@@ -57,6 +57,9 @@ kubeflow-local: setup  ## That YAML run here, each stage in its container (PROFI
 
 up: setup  ## Airflow and MLflow in the background (AIRFLOW_PORT=8080, MLFLOW_PORT=5000)
 	@$(ORCHESTRATOR) -m infra.services up
+
+corpus-landed: setup  ## Tell that Airflow of new data (after dvc add): is it time to train?
+	@$(ORCHESTRATOR) -m infra.corpus_landed
 
 down:  ## Stop them
 	@$(ORCHESTRATOR) -m infra.services down

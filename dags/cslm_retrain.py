@@ -13,8 +13,7 @@ old ones are the replay. What comes out is a candidate, which starts `cslm_promo
 Who puts new shards into a corpus tells Airflow so, and they are looked at within the minute:
 
     dvc add data/mine
-    curl -X POST http://127.0.0.1:8080/api/v2/assets/events -H "Authorization: Bearer $TOKEN" \\
-         -H 'Content-Type: application/json' -d '{"asset_id": ID_OF_cslm-corpus}'
+    make corpus-landed
 """
 
 from __future__ import annotations

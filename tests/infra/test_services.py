@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import sqlite3
+import subprocess
 import threading
 import time
 import urllib.error
@@ -177,8 +178,8 @@ def test_new_data_starts_a_training_from_the_production_version(
     version = registry.create_model_version("cslm", (project / "var").as_uri(), tags=tags)
     registry.set_registered_model_alias("cslm", "production", version.version)
     airflow, token = running.airflow(project, ports)
-    [asset] = running.call(f"{airflow}/api/v2/assets?name_pattern=cslm-corpus", token=token)["assets"]
-    running.call(f"{airflow}/api/v2/assets/events", {"asset_id": asset["id"]}, token)
+    told = _corpus_landed(project, ports)
+    assert (told.returncode, told.stderr) == (0, "")
     runs = f"{airflow}/api/v2/dags/cslm_train/dagRuns"
     started = running.until(
         lambda: [
@@ -278,6 +279,21 @@ def test_a_language_is_told_of_by_the_version_of_its_own_run(
     assert made != int(later.version)
 
 
+def test_new_data_is_told_to_nobody_where_no_airflow_runs(
+    services: str, project: Path, ports: dict[str, str]
+) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        nobody = str(probe.getsockname()[1])
+        told = _corpus_landed(project, ports | {"AIRFLOW_PORT": nobody})
+    assert told.returncode == 1
+    assert f"Airflow does not answer at http://127.0.0.1:{nobody} (" in told.stderr
+    assert "start it (make up, or make compose)" in told.stderr
+    wrong = _corpus_landed(project, ports | {"AIRFLOW_PORT": ports["MLFLOW_PORT"]})
+    assert wrong.returncode == 1
+    assert f"Airflow at http://127.0.0.1:{ports['MLFLOW_PORT']} refuses" in wrong.stderr
+
+
 def test_demo_is_refused_while_airflow_runs(services: str, project: Path) -> None:
     result = toy.demo(project, RUN="beside")
     assert result.returncode == 2
@@ -322,6 +338,18 @@ def _another_writer(database: Path) -> Iterator[None]:
     finally:
         end.join()
         writer.close()
+
+
+def _corpus_landed(project: Path, ports: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """`make corpus-landed`."""
+    return subprocess.run(
+        [toy.PYTHON, "-m", "infra.corpus_landed"],
+        cwd=project,
+        env=toy.environment(project) | ports,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def _promote_calls(project: Path) -> list[dict[str, str]]:
