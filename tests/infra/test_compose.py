@@ -21,7 +21,7 @@ from botocore.stub import Stubber
 
 from dags import images, places
 from dags.runners import container, docker
-from infra import build_images, compose, contained
+from infra import airflow_local, build_images, compose, contained
 from tests.postgres import Postgres, programs
 
 TOOL = shutil.which(
@@ -53,6 +53,10 @@ def values(home: Path) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def services(values: dict[str, str]) -> dict[str, Any]:
     """All services as the tool resolves them."""
+    return _resolved()
+
+
+def _resolved() -> dict[str, Any]:
     if TOOL is None:
         pytest.skip("no podman-compose here: make setup")
     command = [TOOL, "--dry-run", "--env-file", str(compose.environment_file()), "--file", str(compose.FILE)]
@@ -119,6 +123,17 @@ def test_passwords_are_made_once_and_nobody_else_reads_them(home: Path) -> None:
     assert min(map(len, secrets)) >= 32
     assert compose.settings("docker") == first
     assert f"CSLM_MLFLOW_PASSWORD={first['CSLM_MLFLOW_PASSWORD']}\n" in path.read_text("utf-8")
+
+
+def test_how_tasks_are_carried_out_is_the_environments_choice(
+    services: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"AIRFLOW__CORE__{name}" for name in ("EXECUTOR", "PARALLELISM", "DEFAULT_TASK_RETRIES")]
+    scheduler = services["airflow-scheduler"]["environment"]
+    own = airflow_local.environment()
+    assert [scheduler[name] for name in names] == [own[name] for name in names], "as with make up"
+    monkeypatch.setenv(names[-1], "9")
+    assert _resolved()["airflow-scheduler"]["environment"][names[-1]] == "9"
 
 
 def test_a_stage_gets_no_password_that_it_does_not_need(
