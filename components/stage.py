@@ -234,7 +234,7 @@ def _away(error: BaseException | None) -> bool:
     while error is not None:
         status = 0
         if isinstance(error, mlflow.MlflowException):
-            status = error.get_http_status_code()
+            status = int(error.get_http_status_code())  # type: ignore[no-untyped-call]
         elif isinstance(error, store.ClientError):
             status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
