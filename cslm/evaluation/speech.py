@@ -226,10 +226,10 @@ def answer_metrics(
     for language, of_language in grouped(answers, lambda each: each.sounding.language).items():
         for voice, of_voice in grouped(of_language, lambda each: each.sounding.voice).items():
             errors = [each.sounding.errors for each in of_voice if each.sounding.errors is not None]
-            figures: dict[str, float] = {"speech_n": len(of_voice)}
+            figures: dict[str, float] = {"n": len(of_voice)}
             if errors:
-                figures[f"speech_{rules[language].metric}"] = error_rate(errors)
-            metrics.setdefault("voices", {}).setdefault(language, {})[voice] = figures
+                figures[rules[language].metric] = error_rate(errors)
+            metrics.setdefault("answer_voices", {}).setdefault(language, {})[voice] = figures
     return metrics
 
 

@@ -135,7 +135,7 @@ def test_each_judge_who_is_there_measures() -> None:
             listener.answers([answer, answer, answer], {"en": ["ann", "bob"]}), RULES, seed=1
         )
         assert heard["conversation"]["en"].keys() == of_answers | {"speech_n"}
-        assert [heard["voices"]["en"][voice]["speech_n"] for voice in ("ann", "bob")] == [2, 1]
+        assert [heard["answer_voices"]["en"][voice]["n"] for voice in ("ann", "bob")] == [2, 1]
 
 
 @pytest.mark.parametrize(("text", "expected"), [("Far.", True), ("...", False), ("Hmm.", False), ("", False)])
