@@ -76,6 +76,7 @@ kubernetes: setup  ## The same for a cluster: its manifests and the code, as fil
 bench: setup  ## Speed against baselines, into benchmarks/results.json and speed.md (25 minutes; leave the machine alone)
 	@$(COMPONENTS) -m benchmarks.generation
 	@$(COMPONENTS) -m benchmarks.speech_units
+	@$(COMPONENTS) -m benchmarks.speaking
 	@$(COMPONENTS) -m benchmarks.training_step
 	@$(COMPONENTS) -m benchmarks.padded_training --phase pretrain
 	@$(COMPONENTS) -m benchmarks.padded_training --phase finetune

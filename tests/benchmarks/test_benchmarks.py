@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import corpus, documents, generation, padded_training, speech_units, training_step
+from benchmarks import corpus, documents, generation, padded_training, speaking, speech_units, training_step
 from benchmarks.results import BEGIN, END, RESULTS, Measured, by_turns, reached, record, table
 from components.ingest.__main__ import ingest
 from components.settings import Corpus
 from components.validate.__main__ import limits_of, measure_all
+from cslm.decoder import SpeechDecoder
 from cslm.generation import SpeechLanguageModel
 from cslm.packing import PackedRows, pack
 from cslm.scratch import scratch_database
@@ -75,6 +76,15 @@ def test_speech_units_are_made_three_ways() -> None:
     found = speech_units.compare(tokenizer, some, turns=1) | speech_units.compare_large(tokenizer, some, 1)
     assert set(found) == {"tokenize.encoder", "tokenize.large_encoder", "tokenize.single"}
     assert found["tokenize.encoder"].ratio < 1.05, "the encoder alone has less to do"
+
+
+def test_a_first_sound_comes_before_the_last() -> None:
+    decoder = SpeechDecoder.load(RESULTS.parents[1] / "models/decoder")
+    units = [n * 7 % 512 for n in range(80)]
+    found = speaking.compare(decoder, [speaking.Spoken(units, units[:64], "af_heart")] * 3)
+    assert found["decoder.first_sound"].ratio < 1
+    assert 2 < found["decoder.work"].baseline < 6, "80 units are 3.2 s, if each lasts one frame"
+    assert found["decoder.work"].n == 3
 
 
 def test_answers_are_generated_both_ways(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
