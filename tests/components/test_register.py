@@ -183,9 +183,10 @@ def test_a_version_says_where_it_came_from_and_how_good_it_is(monkeypatch: pytes
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
-    with ObjectStore(tmp_path_factory.mktemp("store")) as store, pytest.MonkeyPatch.context() as patch:
-        ask_as(WRITER, store, patch)
-        boto3.client("s3").create_bucket(Bucket=BUCKET)
+    with ObjectStore(tmp_path_factory.mktemp("store")) as store:
+        with pytest.MonkeyPatch.context() as patch:  # the tests below have their files at home again
+            ask_as(WRITER, store, patch)
+            boto3.client("s3").create_bucket(Bucket=BUCKET)
         yield store
 
 
