@@ -131,7 +131,7 @@ def test_workers_of_a_cluster_write_the_same(project: Path, cluster: dict[str, s
 def test_a_cluster_that_is_not_there_is_named(project: Path) -> None:
     three_shards.set_tokenize(project, engine="ray")
     result = tokenize(project, RAY_ADDRESS="127.0.0.1:9")
-    assert result.returncode == 1
+    assert result.returncode == os.EX_TEMPFAIL, "Airflow tries again: it may be there then"
     assert re.search(
         r"^tokenize/en: Ray at '127\.0\.0\.1:9' \(RAY_ADDRESS\) cannot be used", result.stderr, re.M
     )
