@@ -29,7 +29,7 @@ from cslm.tokenizer import COSYVOICE, CosyVoiceTokenizer, SpeechTokenizer, Token
 from cslm.tokenizer.corpus import LabelErrors, tokenize
 from cslm.tokenizer.features import log_mel
 from cslm.tokenizer.frame_file import FrameFile
-from cslm.tokenizer.noise_training import NoiseRecipe, in_16_bits, sound_file, train_against_noise
+from cslm.tokenizer.noise_training import NoiseRecipe, sound_file, train_against_noise
 from cslm.tokenizer.reader import UnitReader
 from cslm.tokenizer.reader_training import ReaderRecipe, train_reader
 from cslm.tokenizer.speech_tokenizer import TokenizerConfig
@@ -136,7 +136,7 @@ def train_in_noise(stage: Stage, tokenizer: SpeechTokenizer | CosyVoiceTokenizer
     with tempfile.TemporaryDirectory(dir=home(), prefix="scratch-") as folder:
         sound = sound_file(Path(folder) / "sound")
         rows = read_rows(UTTERANCES, ["audio", "text", "language"], ["train"])
-        heard = ((in_16_bits(decode(row["audio"])), row["text"], row["language"]) for row in rows)
+        heard = ((decode(row["audio"]), row["text"], row["language"]) for row in rows)
         stage.log_metrics({"noise_skipped": dict(sound.write(heard, tokenizer.label_ids))})
         if not sound.utterances:
             raise StageFailed("no utterance of the train split can be used; see report/validation")

@@ -33,7 +33,6 @@ LEARNING_RATE = 1.5e-3
 CLEAN = 0.25
 """Share of the recordings that are heard as they are."""
 CLIP = 5.0
-LOUDEST = np.iinfo(np.int16).max
 
 
 @dataclass(frozen=True)
@@ -91,19 +90,14 @@ def train_against_noise(
 
 
 def sound_file(path: Path) -> FrameFile:
-    """A file for the samples of a corpus, as `in_16_bits` gives them."""
-    return FrameFile(path, np.int16, frames_per_unit=SAMPLE_RATE // FRAMES_PER_SECOND)
-
-
-def in_16_bits(samples: Samples) -> Samples:
-    """Samples (n,) as whole numbers; what is louder than full scale is made as loud as that."""
-    return np.asarray((samples * LOUDEST).round().clip(-LOUDEST, LOUDEST), np.float32)
+    """A file for the samples of a corpus, in 16 bits of floating point: nothing is too loud for them."""
+    return FrameFile(path, np.float16, frames_per_unit=SAMPLE_RATE // FRAMES_PER_SECOND)
 
 
 def _heard_twice(sound: FrameFile, utterance: Utterance, seed: int) -> tuple[Tensor, Tensor]:
     """Features (t, 80) of an utterance, and of the same one distorted."""
     rng = np.random.default_rng(seed)
-    samples: Samples = np.asarray(sound.read(utterance), np.float32) / np.float32(LOUDEST)
+    samples: Samples = np.asarray(sound.read(utterance), np.float32)
     return log_mel(samples), log_mel(samples if rng.random() < CLEAN else distort(samples, rng))
 
 

@@ -22,7 +22,7 @@ HIGHEST = 1000
 
 def sound(samples: list[Samples], path: Path) -> FrameFile:
     file = noise.sound_file(path)
-    file.write(((noise.in_16_bits(each), "a", "zz") for each in samples), "a")
+    file.write(((each, "a", "zz") for each in samples), "a")
     return file
 
 
