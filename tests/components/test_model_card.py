@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -11,19 +10,10 @@ import yaml
 from components.fetch.catalog import load_catalog
 from components.register.card import model_card
 from components.settings import Settings
+from tests.components.test_register import PARAMS
 
 ROOT = Path(__file__).parents[2]
 EVALUATION = {"asr": {"en": {"wer": 0.0312, "n": 100}}}
-PARAMS: dict[str, Any] = {
-    "profile": "test",
-    "languages": ["en", "zh"],
-    "corpora": {"assistant": {"format": "shards", "path": "data/sample"}},
-    "train_tokenizer": {"steps": 1},
-    "train_decoder": {"checkpoint": "models/decoder"},
-    "text_model": {"steps": 1},
-    "pretrain": {"learning_rate": 0.001},
-    "finetune": {"learning_rate": 0.001},
-}
 
 
 def test_the_card_names_the_licences_of_bases_and_judges(monkeypatch: pytest.MonkeyPatch) -> None:
