@@ -22,7 +22,7 @@ from cslm.audio import Samples
 from cslm.decoder import SpeechDecoder
 from cslm.generation import Sampling, SpeechLanguageModel
 from cslm.languages import language_of
-from cslm.limits import check_spoken, check_written
+from cslm.limits import check_spoken, check_written, longest_s
 from cslm.questions import NoQuestion, hear
 from cslm.sequences import Chain
 from cslm.tokenizer import Tokenizer, open_tokenizer
@@ -142,7 +142,7 @@ class Assistant:
         """
         self.check(answer_language, voice)
         try:
-            units = hear(question, self.tokenizer, answer_language)
+            units = hear(question, self.tokenizer, answer_language, longest_s(self.model))
             check_spoken(units, self.model, answer_language)
         except NoQuestion as reason:
             yield Refused(str(reason))

@@ -24,7 +24,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from cslm.sequences import LANGUAGE_NAMES, SequenceBuilder, prompts
+from cslm.prompts import LANGUAGE_NAMES, prompts
+from cslm.sequences import SequenceBuilder
 
 Reply = Literal["text", "dialogue", "answer", "speech"]
 

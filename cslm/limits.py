@@ -12,24 +12,28 @@ from cslm.generation import SpeechLanguageModel
 from cslm.questions import LONGEST_TOKENS, NoQuestion
 from cslm.units import FRAMES_PER_SECOND
 
-TOO_LONG = {
-    "en": "The question is too long for me: please ask in at most {seconds} seconds.",
-    "zh": "这个问题太长了，请在{seconds}秒之内提问。",
-}
+
+def longest_units(model: SpeechLanguageModel) -> int:
+    """Units, runs merged, that a spoken question may have.
+
+    Its prompt may take half of what the model has learnt at once; its text and the answer need the other half.
+    """
+    return model.longest // 2 - len(model.builder.prompt_dialogue([], None, None))
+
+
+def longest_s(model: SpeechLanguageModel) -> int:
+    """Seconds of speech that are never too long: more of them may be, as runs of a unit are merged."""
+    return max(1, longest_units(model) // FRAMES_PER_SECOND)
 
 
 def check_spoken(units: Sequence[int], model: SpeechLanguageModel, language: str | None) -> None:
     """Units, runs merged, of a spoken question that is to be answered in `language`.
 
-    Its prompt may take half of what the model has learnt at once; its text and the answer need the other half.
-
     Raises:
-        NoQuestion: it is longer; the message says how many seconds never are.
+        NoQuestion: there are more of them than the model takes.
     """
-    longest = model.longest // 2 - len(model.builder.prompt_dialogue([], None, None))
-    if len(units) > longest:
-        words = TOO_LONG.get(language or "en", TOO_LONG["en"])
-        raise NoQuestion(words.format(seconds=longest // FRAMES_PER_SECOND))
+    if len(units) > longest_units(model):
+        raise NoQuestion.because("long", language, longest_s(model))
 
 
 def check_written(text: str, model: SpeechLanguageModel, language: str | None) -> None:

@@ -28,14 +28,14 @@ ones make units that they have never seen, and no question is understood any mor
 REFUSALS = {
     "en": {
         "empty": "I heard nothing: the recording is empty or shorter than 0.3 seconds.",
-        "long": "The recording is too long for me: please ask in at most 30 seconds.",
+        "long": "The question is too long for me: please ask in at most {seconds} seconds.",
         "silent": "I heard only silence. Is the microphone on?",
         "noise": "I heard sound, but no speech. Please ask again.",
         "unwritten": "Please write a question, of at most a hundred words.",
     },
     "zh": {
         "empty": "我什么都没听到，录音是空的，或者不到零点三秒。",
-        "long": "录音太长了，请在三十秒之内提问。",
+        "long": "这个问题太长了，请在{seconds}秒之内提问。",
         "silent": "我只听到一片寂静，麦克风打开了吗？",
         "noise": "我听到了声音，但没有听到人说话，请再说一遍。",
         "unwritten": "请写一个问题，最多一百个词。",
@@ -47,9 +47,9 @@ class NoQuestion(ValueError):
     """There is nothing to answer; the message is for the person who asked, in the language of the answer."""
 
     @classmethod
-    def because(cls, reason: str, language: str | None) -> NoQuestion:
+    def because(cls, reason: str, language: str | None, seconds: int = 0) -> NoQuestion:
         """The words for a reason (a key of `REFUSALS`); in English where there are none in `language`."""
-        return cls(REFUSALS.get(language or "en", REFUSALS["en"])[reason])
+        return cls(REFUSALS.get(language or "en", REFUSALS["en"])[reason].format(seconds=seconds))
 
 
 def read_recording(source: bytes | Path) -> Samples:
@@ -66,10 +66,13 @@ def read_recording(source: bytes | Path) -> Samples:
         ) from error
 
 
-def hear(samples: Samples, tokenizer: Tokenizer, language: str | None) -> list[int]:
+def hear(
+    samples: Samples, tokenizer: Tokenizer, language: str | None, longest_s: float = LONGEST_S
+) -> list[int]:
     """Units, runs merged, of a spoken question (n,) at 16 kHz that is to be answered in `language`.
 
-    Pauses are shortened: before, behind and within the question.
+    Pauses are shortened: before, behind and within the question. If it is too long, `longest_s` is what the
+    person who asked is told: so much speech the model takes (cslm.limits).
 
     Raises:
         NoQuestion: nothing, silence, no speech, or more than 30 s.
@@ -77,7 +80,7 @@ def hear(samples: Samples, tokenizer: Tokenizer, language: str | None) -> list[i
     if len(samples) < SHORTEST_S * SAMPLE_RATE:
         raise NoQuestion.because("empty", language)
     if len(samples) > LONGEST_S * SAMPLE_RATE:
-        raise NoQuestion.because("long", language)
+        raise NoQuestion.because("long", language, int(min(longest_s, LONGEST_S)))
     if float(np.square(samples, dtype=np.float64).mean()) <= 10 ** (QUIETEST_DB / 10):
         raise NoQuestion.because("silent", language)
     spoken = get_speech_timestamps(

@@ -6,7 +6,7 @@ Speech is `<sosp> units <eosp>`. The interleaved chain of modality answers a spo
     [question] TQ [answer] TA1 <sosp> SA1 <eosp> TA2 <sosp> SA2 <eosp> ...
 
 (text of the question; then text chunk, speech chunk, ...), the full chain with all text before all speech.
-Loss is on the assistant's tokens only (paper, section 3.2). Prompts are those of github.com/ictnlp/CSLM.
+Loss is on the assistant's tokens only (paper, section 3.2).
 """
 
 from __future__ import annotations
@@ -23,6 +23,18 @@ from typing import Literal
 
 from transformers import PreTrainedTokenizerBase
 
+from cslm.prompts import (
+    ANSWER_PROMPT,
+    ANSWER_PROMPTS,
+    ASR_PROMPT,
+    DIRECT_PROMPT,
+    FULL_CHAIN_PROMPT,
+    INPUT_PROMPT,
+    LANGUAGE_NAMES,
+    MT_PROMPT,
+    REPEAT_PROMPT,
+    TTS_PROMPT,
+)
 from cslm.vocabulary import ANSWER, QUESTION, SPEECH_END, SPEECH_START, unit_token
 
 IGNORE = -100
@@ -33,46 +45,6 @@ DATE = "26 Jul 2024"
 same in training and later."""
 LISTENING_DELAY = 1
 Chain = Literal["interleaved", "full"]
-
-LANGUAGE_NAMES = {
-    "en": "English",
-    "zh": "Chinese",
-    "es": "Spanish",
-    "fr": "French",
-    "de": "German",
-    "it": "Italian",
-    "pt": "Portuguese",
-    "hi": "Hindi",
-    "ja": "Japanese",
-    "ko": "Korean",
-    "ru": "Russian",
-    "ar": "Arabic",
-}
-ASR_PROMPT = "Please transcribe the speech to text. This is input: "
-TTS_PROMPT = "Please read the text aloud. This is input: "
-REPEAT_PROMPT = "Please repeat the text. This is input: "
-MT_PROMPT = "Please translate the text to {language}. This is input: "
-DIRECT_PROMPT = "Please directly answer the questions in the user's speech."
-ANSWER_PROMPT = "Please answer the questions in the user's speech in {language}."
-ANSWER_PROMPTS = {"zh": "用中文回答用户语音中的问题。"}
-FULL_CHAIN_PROMPT = " Write the whole answer before you speak."
-INPUT_PROMPT = " This is input: "
-
-
-def prompts(languages: Iterable[str]) -> list[str]:
-    """The pieces that prompts are made of, for a tokenizer that gives each a token of its own."""
-    names = {code: LANGUAGE_NAMES.get(code, code) for code in languages}
-    return [
-        ASR_PROMPT,
-        TTS_PROMPT,
-        REPEAT_PROMPT,
-        *(MT_PROMPT.format(language=name) for name in names.values()),
-        DIRECT_PROMPT,
-        *(ANSWER_PROMPT.format(language=name) for name in names.values()),
-        *(prompt for code, prompt in ANSWER_PROMPTS.items() if code in names),
-        FULL_CHAIN_PROMPT,
-        INPUT_PROMPT,
-    ]
 
 
 @dataclass(frozen=True)

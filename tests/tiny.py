@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from cslm.sequences import prompts
+from cslm.prompts import prompts
 from cslm.text_model import random_llama, train_text_tokenizer
 from cslm.training import TrainingConfig
 from cslm.vocabulary import extend

@@ -16,7 +16,8 @@ from transformers import PreTrainedTokenizerBase
 from components.stage import Stage, StageFailed
 from components.train import open_checkpoint, save_checkpoint
 from cslm.new_words import add_words
-from cslm.sequences import SequenceBuilder, prompts
+from cslm.prompts import prompts
+from cslm.sequences import SequenceBuilder
 from cslm.tokenizer import open_tokenizer
 from cslm.vocabulary import extend
 from cslm.written import training_texts

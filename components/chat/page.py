@@ -25,8 +25,8 @@ import numpy.typing as npt
 from components.chat.units import strip
 from cslm.audio import SAMPLE_RATE, Samples
 from cslm.conversation import Assistant, Event, Heard, History, Refused, Speech, Text
+from cslm.prompts import LANGUAGE_NAMES
 from cslm.questions import NoQuestion, read_recording
-from cslm.sequences import LANGUAGE_NAMES
 
 OWN = "as asked"
 FIRST = "of the answer's language"

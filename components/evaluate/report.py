@@ -21,7 +21,7 @@ from cslm.evaluation.held_out import grouped, spread
 from cslm.evaluation.normalization import LanguageRules
 from cslm.evaluation.streaming import Timing
 from cslm.evaluation.tasks import Answer, Transcript
-from cslm.sequences import LANGUAGE_NAMES
+from cslm.prompts import LANGUAGE_NAMES
 
 SAMPLES = 20
 READ_ALOUD = 6

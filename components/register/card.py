@@ -14,7 +14,7 @@ from components.evaluate.speech import JUDGES
 from components.fetch.catalog import Model
 from components.register.result import figures_table
 from components.settings import Settings
-from cslm.sequences import LANGUAGE_NAMES
+from cslm.prompts import LANGUAGE_NAMES
 
 BASES = {
     "train_tokenizer": "speech tokenizer",

@@ -26,7 +26,7 @@ from cslm.decoder import SpeechDecoder
 from cslm.generation import SpeechLanguageModel
 from cslm.grammar import Reply
 from cslm.languages import language_of
-from cslm.limits import check_spoken, check_written
+from cslm.limits import check_spoken, check_written, longest_s
 from cslm.questions import NoQuestion, hear, read_recording
 from cslm.tokenizer import open_tokenizer
 
@@ -128,7 +128,7 @@ class Dialogue(PythonModel):
                 raise NoQuestion(f"text must be a string, not {type(text).__name__}")
             check_written(text, self.model, language or language_of(text, self.languages))
             return Question(row, None, text.strip(), language, voice)
-        units = hear(read_recording(_bytes(audio)), self.tokenizer, language)
+        units = hear(read_recording(_bytes(audio)), self.tokenizer, language, longest_s(self.model))
         check_spoken(units, self.model, language)
         return Question(row, units, "", language, voice)
 

@@ -28,7 +28,8 @@ from components.train import (
     use_deepspeed_here,
 )
 from cslm.packing import TOO_LONG, PackedRows, pack
-from cslm.sequences import ChatBuilder, Sequence, prompts
+from cslm.prompts import prompts
+from cslm.sequences import ChatBuilder, Sequence
 from cslm.text_model import random_llama, train_text_tokenizer
 from cslm.training import TrainingConfig, train
 from cslm.vocabulary import draw

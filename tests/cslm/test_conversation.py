@@ -175,7 +175,7 @@ def test_of_an_interrupted_answer_the_whole_chunks_are_remembered(talkative: Ass
     [
         (np.zeros(0, np.float32), "nothing"),
         (np.zeros(3 * SAMPLE_RATE, np.float32), "silence"),
-        (np.tile(SPOKEN, 30), "30 seconds"),
+        (np.tile(SPOKEN, 30), "too long"),
     ],
 )
 def test_what_is_no_question_is_refused_in_words(assistant: Assistant, samples: Samples, words: str) -> None:

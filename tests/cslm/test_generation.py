@@ -23,7 +23,7 @@ from cslm.grammar import (
     Reply,
     greedy,
 )
-from cslm.sequences import TTS_PROMPT, prompts
+from cslm.prompts import TTS_PROMPT, prompts
 from cslm.text_model import random_llama, train_text_tokenizer
 from cslm.vocabulary import extend
 

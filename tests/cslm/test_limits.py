@@ -33,6 +33,7 @@ def test_a_question_longer_than_what_the_model_learnt_is_refused_with_what_is_al
         [refusal] = assistant.answer(long, language)
         assert isinstance(refusal, Refused)
         assert words in refusal.text
+        assert list(assistant.answer(np.tile(long, 2), language)) == [refusal], "more than any model takes"
     assert isinstance(next(iter(assistant.answer(questions(9), "en"))), Heard), "who keeps to it is heard"
     monkeypatch.setattr(assistant.model.model.generation_config, "max_length", 2048)
     assert isinstance(next(iter(assistant.answer(long, "en"))), Heard), "a checkpoint says what it has learnt"

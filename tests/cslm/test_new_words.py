@@ -10,7 +10,8 @@ from tokenizers import Tokenizer, models
 from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from cslm.new_words import add_words
-from cslm.sequences import SequenceBuilder, prompts
+from cslm.prompts import prompts
+from cslm.sequences import SequenceBuilder
 from cslm.vocabulary import extend
 from tests import tiny
 

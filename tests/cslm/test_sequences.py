@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from cslm.sequences import IGNORE, TTS_PROMPT, Chunk, SequenceBuilder, prompts
+from cslm.prompts import TTS_PROMPT, prompts
+from cslm.sequences import IGNORE, Chunk, SequenceBuilder
 from cslm.text_model import random_llama, train_text_tokenizer
 from cslm.vocabulary import draw, extend
 from tests.tiny import UNITS
