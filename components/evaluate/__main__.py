@@ -33,7 +33,7 @@ from cslm.evaluation.held_out import Dialogue, HeldOut, Translation, Utterance, 
 from cslm.evaluation.latency import compare_chains
 from cslm.evaluation.normalization import LanguageRules, rules_for
 from cslm.evaluation.perplexity import unit_losses
-from cslm.evaluation.similarity import Similarity, best_layer, compare
+from cslm.evaluation.similarity import Similarity, compare
 from cslm.evaluation.tasks import Answer, Evaluator
 from cslm.generation import SpeechLanguageModel
 from cslm.shards import read_rows
@@ -70,9 +70,8 @@ def main() -> None:
         evaluator = Evaluator(model, rules, options.batch_size, _Progress(), options.chain)
         metrics: dict[str, Any] = {"test_set": fingerprint(splits["test"]), "test_parts": parts(splits["test"])}
         results: dict[str, SplitResults] = {}
-        layer = layer_to_compare(evaluator, splits["dev"])
         for split, items in splits.items():
-            numbers, results[split] = evaluate(evaluator, items, settings, layer)
+            numbers, results[split] = evaluate(evaluator, items, settings)
             metrics |= numbers if split == "test" else {split: numbers}
         heard, speech = evaluate_speech(
             evaluator,
@@ -132,17 +131,7 @@ def _marks(evaluator: Evaluator, answers: list[Answer], settings: Settings) -> d
         return {}
 
 
-def layer_to_compare(evaluator: Evaluator, dev: HeldOut) -> int:
-    """The layer whose speech and text are compared: best on dev, in the middle if there is no dev split."""
-    layers = _similarities(evaluator, dev)
-    if not layers[0]:
-        return len(layers) // 2
-    return best_layer([list(languages.values()) for languages in layers])
-
-
-def evaluate(
-    evaluator: Evaluator, items: HeldOut, settings: Settings, layer: int
-) -> tuple[dict[str, Any], SplitResults]:
+def evaluate(evaluator: Evaluator, items: HeldOut, settings: Settings) -> tuple[dict[str, Any], SplitResults]:
     """All figures of one split, and what the model said."""
     seed = settings.evaluate.seed
     pace = evaluator.units_per_token(items.utterances)
@@ -156,16 +145,17 @@ def evaluate(
     if items.split not in VOICE_ONLY:
         metrics["mt"] = summary.translation(evaluator.translate(items.translations), evaluator.rules)
         metrics["text_instruction"] = summary.text_instruction(evaluator.answer_written(items.written))
-        metrics |= _representation(evaluator, items, layer)
+        metrics |= _representation(evaluator, items)
         if items.split == "test":
             metrics["later_turn"] = _later_turn(evaluator, answers, settings, pace)
             metrics["latency"] = _latency(evaluator, items, settings, pace)
     return {name: value for name, value in metrics.items() if value}, SplitResults(transcripts, answers)
 
 
-def _representation(evaluator: Evaluator, items: HeldOut, layer: int) -> dict[str, Any]:
-    """Unit perplexity, and similarity of parallel speech and text: at one layer, and the cosine at all."""
+def _representation(evaluator: Evaluator, items: HeldOut) -> dict[str, Any]:
+    """Unit perplexity, and similarity of parallel speech and text: at the middle layer, cosines at all."""
     layers = _similarities(evaluator, items)
+    layer = len(layers) // 2
     losses = unit_losses(evaluator.model, items.utterances, evaluator.batch_size)
     metrics: dict[str, Any] = {"units": summary.unit_perplexity(items.utterances, losses)}
     if layers[layer]:

@@ -9,8 +9,9 @@ without the prompt around them. The paper gives a percentage and no formula. Her
     centered    = mean_i cos(s_i - mean s, t_i - mean t)             (without what all vectors share)
     retrieval   = share of i whose nearest t_j by cosine has the text of i, and the same from text to speech
 
-The layer is chosen on the dev split (`best_layer`): near its input a model knows units and letters apart, near
-its output it thinks of what comes next; what is said lies between.
+The layer is the middle one, whatever the model: near its input a model knows units and letters apart, near its
+output it thinks of what comes next; what is said lies between, and training asks for it there
+(cslm.training.loss).
 
 Hidden states of language models fill a narrow cone, so that a plain cosine is high for unrelated pairs as
 well: read it beside `mismatched`, and trust the retrieval accuracy.
@@ -65,21 +66,6 @@ def compare(speech: Vectors, text: Vectors, texts: Sequence[str]) -> Similarity:
         text_to_speech=_retrieval(t_nd, s_nd, texts),
         n=n,
     )
-
-
-def best_layer(layers: Sequence[Sequence[Similarity]]) -> int:
-    """The layer that tells parallel utterances best from others, by retrieval and then by centered cosine.
-
-    Args:
-        layers: figures of each layer, one a language.
-    """
-    return max(range(len(layers)), key=lambda i: _quality(layers[i]))
-
-
-def _quality(languages: Sequence[Similarity]) -> tuple[float, float]:
-    n = sum(each.n for each in languages)
-    retrieval = sum(each.retrieval_accuracy * each.n for each in languages) / n
-    return retrieval, sum(each.centered * each.n for each in languages) / n
 
 
 def _unit_length(vectors: Vectors) -> Vectors:
