@@ -182,11 +182,11 @@ def _verdict(
     gpus: int,
     costs: Mapping[bool, list[Training]],
 ) -> str:
-    """Which stages fit, and the whole with the faster way that fits."""
+    """Which stages fit, and the whole: as the profile has it, or with what makes it fit."""
     fits = {again: [f"{s}" for s, a in needs if a is again and _fits(needs[s, a], device)] for again in costs}
     if not any(fits.values()):
         return "[bold red]Nothing fits.[/] More GPUs, GPUs of more memory, or smaller micro batches are needed."
-    again = not fits[False]
+    again = any(phase.gradient_checkpointing for phase in plan.phases) or not fits[False]
     hours = plan.hours / TOKENIZED / gpus + sum(each.hours for each in costs[again])
     usd = plan.hours / TOKENIZED * device.usd_per_hour + sum(each.usd for each in costs[again])
     whole, remade = (", ".join(fits[a]) or "none" for a in (False, True))

@@ -24,7 +24,8 @@ ROW_BYTES = 5 * 4.0
 CHECKPOINTS = 4
 ASSUMPTIONS = (
     f"tokenisation: {TOKENIZED:.0f} hours of speech in an hour. That is this repository's tokenizer on two "
-    "cores (README's run); no GPU was measured, so each is taken to be no faster",
+    "cores (README's run); no GPU was measured, so each is taken to be no faster. An encoder as costly as "
+    "CosyVoice's makes 28 on those cores (benchmarks/speed.md), so for it a GPU 14 times as fast is assumed",
     "operations: 6 for each token and weight that multiplies (cslm.training.speed), and causal attention in "
     "documents as long as a row (PaLM, arXiv 2204.02311, appendix B); a third more with gradient checkpointing",
     "communication between GPUs, evaluation, restarts and the speech decoder take no time here",
@@ -69,7 +70,7 @@ def training(profile: Profile, phase: Phase, device: Device, gpus: int, again: b
     step = phase.rows * phase.length
     at_work = most_ranks(phase.rows, gpus)
     shared = shares(step, phase.length, at_work, phase.micro_batch_tokens)
-    tokens = phase.tokens * phase.epochs
+    tokens = min(phase.tokens * phase.epochs, (phase.max_steps or float("inf")) * step)
     assert config.head_dim
     width = config.num_attention_heads * config.head_dim
     scores = 6.0 * config.num_hidden_layers * width * phase.length

@@ -23,6 +23,9 @@ class Recipe:
     micro_batch_tokens: int | None = None
     """Most tokens that a rank works on at once; None: all of its part of a step."""
     epochs: float = 1.0
+    max_steps: int | None = None
+    """Fewer, if the epochs have more."""
+    gradient_checkpointing: bool = False
 
 
 def recipe(profile: str, phase: str, project: Path = PROJECT) -> Recipe:
@@ -46,7 +49,12 @@ def recipe(profile: str, phase: str, project: Path = PROJECT) -> Recipe:
             f"{files[0]}: compose.length and {phase}.batch_tokens are needed, here or in params.yaml"
         )
     return Recipe(
-        rows=max(1, batch // length), length=length, micro_batch_tokens=micro, epochs=epochs or Recipe.epochs
+        rows=max(1, batch // length),
+        length=length,
+        micro_batch_tokens=micro,
+        epochs=epochs or Recipe.epochs,
+        max_steps=_value(contents, phase, "max_steps"),
+        gradient_checkpointing=bool(_value(contents, phase, "gradient_checkpointing")),
     )
 
 
