@@ -10,6 +10,7 @@ train_tokenizer trains; the folder of a whole tokenizer has both.
 from __future__ import annotations
 
 import hashlib
+import logging
 import shutil
 from collections.abc import Sequence
 from functools import cached_property
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
+import torch
 from onnxruntime.capi.onnxruntime_pybind11_state import (
     Fail,
     InvalidArgument,
@@ -36,6 +38,8 @@ from cslm.tokenizer.whisper_mel import HOP, MEL_BINS, Mel, log_mel
 from cslm.tokenizer.windows import cut, stitch
 from cslm.units import FRAMES_PER_SECOND
 
+log = logging.getLogger("cslm")
+
 FILE = "speech_tokenizer_v1.onnx"
 UNITS = 4096
 SUBSAMPLING = 4
@@ -47,7 +51,9 @@ PROVIDERS = {
     "cuda": "CUDAExecutionProvider",
     "cpu": "CPUExecutionProvider",
 }
-"""What can run it, the fastest first."""
+"""What can run it; what follows in this order is fallen back on."""
+BY_DEFAULT = ("cuda", "cpu")
+"""Not TensorRT, which builds an engine for each shape that it meets, and speech has many."""
 
 
 class CosyVoiceTokenizer:
@@ -71,7 +77,8 @@ class CosyVoiceTokenizer:
     ) -> CosyVoiceTokenizer:
         """Open `speech_tokenizer_v1.onnx` in `folder`, and the recogniser of its units if one is there.
 
-        It runs on `provider`, one of tensorrt, cuda and cpu; None takes the first of them that works.
+        It runs on `provider`, one of tensorrt, cuda and cpu; None takes cuda if it works, else cpu. The log
+        says which one it is.
 
         Raises:
             FileNotFoundError: it is not there.
@@ -183,7 +190,7 @@ class CosyVoiceTokenizer:
 
 
 def providers(wanted: str | None) -> list[str]:
-    """Names for onnxruntime: `wanted` (or the best that it has), and what to fall back on.
+    """Names for onnxruntime: `wanted` (or the first that it has `BY_DEFAULT`), and what to fall back on.
 
     Raises:
         ValueError: this onnxruntime has no such provider.
@@ -195,7 +202,8 @@ def providers(wanted: str | None) -> list[str]:
             f"provider {wanted!r}: this onnxruntime has {', '.join(names)}; "
             "the package onnxruntime-gpu has cuda and tensorrt too"
         )
-    return [PROVIDERS[name] for name in names[names.index(wanted) if wanted else 0 :]]
+    first = wanted or next(name for name in BY_DEFAULT if name in names)
+    return [PROVIDERS[name] for name in names[names.index(first) :]]
 
 
 def _open(path: Path, provider: str | None) -> Any:
@@ -206,12 +214,15 @@ def _open(path: Path, provider: str | None) -> Any:
             f"  python -m components.fetch cosyvoice-300m-25hz --out {path.parent} --hub"
         )
     wanted = providers(provider)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()  # of itself it takes all cores of the machine
     try:
-        session = onnxruntime.InferenceSession(path, providers=wanted)
+        session = onnxruntime.InferenceSession(path, options, providers=wanted)
     except (Fail, InvalidArgument, InvalidGraph, InvalidProtobuf) as error:
         raise ValueError(f"{path} cannot be read as an ONNX file: {error}") from error
     if provider is not None and session.get_providers()[0] != wanted[0]:
         raise RuntimeError(f"{wanted[0]} does not start here (onnxruntime says why above); provider cpu does")
+    log.info("CosyVoice's tokenizer works on %s", session.get_providers()[0])
     found = [(given.type, len(given.shape), given.shape[1:2]) for given in session.get_inputs()]
     if found != [("tensor(float)", 3, [MEL_BINS]), ("tensor(int32)", 1, [])] or len(session.get_outputs()) != 1:
         shapes = ", ".join(f"{given.name} {given.type} {given.shape}" for given in session.get_inputs())

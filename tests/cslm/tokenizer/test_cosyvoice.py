@@ -170,7 +170,8 @@ def test_providers_are_the_best_there_are_or_the_one_asked_for(
         CosyVoiceTokenizer.load(folder, "cuda")
     there = [cpu, "AzureExecutionProvider", cuda, tensorrt]
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: there)
-    assert cosyvoice.providers(None) == [tensorrt, cuda, cpu]
+    assert cosyvoice.providers(None) == [cuda, cpu]
+    assert cosyvoice.providers("tensorrt") == [tensorrt, cuda, cpu]
     assert cosyvoice.providers("cuda") == [cuda, cpu]
     with pytest.raises(ValueError, match="provider 'gpu': this onnxruntime has tensorrt, cuda, cpu"):
         cosyvoice.providers("gpu")
