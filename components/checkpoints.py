@@ -23,7 +23,7 @@ from typing import Any
 import yaml
 
 from components.checkpoint_store import FINISHED, URI, CheckpointStore
-from components.stage import Stage, StageFailed, home
+from components.stage import Stage, StageFailed, give_up, home
 
 
 @contextmanager
@@ -44,7 +44,7 @@ def checkpoints_of(stage: Stage) -> Iterator[Path]:
         if store is not None and not _begun(folder):
             store.restore(folder)
     except StageFailed as error:
-        sys.exit(f"{stage.name}: {error}")
+        give_up(f"{stage.name}: {error}", error)
     folder.mkdir(parents=True, exist_ok=True)
     stage.run_id_file = folder / "mlflow_run_id"
     with store.mirrored(folder) if store is not None else nullcontext():

@@ -134,6 +134,21 @@ def test_a_training_outside_of_a_checkout_says_so(project: Path) -> None:
         checkpoints_of(Stage("pretrain")).__enter__()
 
 
+def test_a_store_of_checkpoints_that_is_away_is_another_try(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (project / "dvc.yaml").write_text(json.dumps({"stages": {"pretrain": {"deps": [], "params": ["seed"]}}}))
+    monkeypatch.setattr("components.checkpoint_store.ATTEMPTS", 1)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "any")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("CSLM_CHECKPOINTS", "s3://bucket/checkpoints")
+    with pytest.raises(SystemExit) as ended:
+        checkpoints_of(Stage("pretrain")).__enter__()
+    assert ended.value.code == 75, "what Airflow tries again (dags/dvc_stage.py)"
+    assert "pretrain: the store of checkpoints, s3://bucket/checkpoints" in capsys.readouterr().err
+
+
 def test_only_the_same_training_continues(project: Path) -> None:
     deps = ["work/train/pretrain", "components/pretrain", "cslm/packing.py", "${backbone.checkpoint}"]
     (project / "dvc.yaml").write_text(
