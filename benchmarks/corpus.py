@@ -67,12 +67,12 @@ def compare(sizes: Sequence[int]) -> dict[str, Measured]:
         late = (sizes[2] - sizes[1]) / (large.seconds - middle.seconds)
         early = (sizes[1] - sizes[0]) / (middle.seconds - small.seconds)
         what = f"{name.capitalize()} of {sizes[2]:,} rows"
-        found[f"{name}.rows"] = Measured(
+        found[f"{name}.{sizes[2]}.rows"] = Measured(
             f"{what}: speed",
             f"{sizes[1]:,} rows",
             *(late, early, "rows/s", 1, "ratio >= 0.8"),
         )
-        found[f"{name}.memory"] = Measured(
+        found[f"{name}.{sizes[2]}.memory"] = Measured(
             f"{what}: most memory",
             f"{sizes[0]:,} rows",
             *(large.memory_mb, small.memory_mb, "MB", 1, "ratio <= 1.2"),

@@ -128,9 +128,9 @@ def test_growth_is_told_between_sizes(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(corpus, "component", component)
     monkeypatch.setattr(corpus.time, "perf_counter", lambda: clock[0])
     found = corpus.compare(sizes)
-    assert found["ingest.rows"].baseline == pytest.approx(100)
-    assert found["ingest.rows"].ours == pytest.approx(1000 / (22.2 - 1.1))
-    assert found["validate.memory"].ratio == pytest.approx(1510 / 410)
+    assert found["ingest.1110.rows"].baseline == pytest.approx(100)
+    assert found["ingest.1110.rows"].ours == pytest.approx(1000 / (22.2 - 1.1))
+    assert found["validate.1110.memory"].ratio == pytest.approx(1510 / 410)
 
 
 def test_turns_alternate_and_the_median_counts() -> None:
