@@ -8,6 +8,7 @@ what is allowed.
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
@@ -45,6 +46,12 @@ def _endpoint(url: str) -> str:
         ) from None
 
 
+def _store(uri: str) -> str:
+    if not re.fullmatch(r"(s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]|file://)(/[^/?#%]+)+", uri):
+        raise ValueError("give s3://bucket/folder, or file:///folder of a volume that all machines share")
+    return uri
+
+
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(gt=0)]
@@ -53,6 +60,7 @@ Range = Annotated[tuple[float, float], AfterValidator(_rising)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Speed = Annotated[float, Field(ge=0.5, le=2), AfterValidator(_changed)]
 Language = Annotated[str, Field(pattern=r"^[a-z]{2,3}$")]
+Store = Annotated[str, AfterValidator(_store)]
 
 
 class BadSettings(ValueError):
@@ -248,6 +256,9 @@ class Compose(Section):
     """Tokens of one packed row; longer sequences are left out and listed."""
     finetune_length: Annotated[int, Field(ge=32)] | None = None
     """The same for phase 2, where it is another one (paper: 1,024 and 4,096)."""
+    store: Store | None = None
+    """Where packed rows are brought, and trainings read them from one by one (docs/operators.md): a folder of
+    an object store, or of a volume that all machines share. null: they are files of the stage's output."""
     answer_noise: Fraction = 0.0
     """Share of the units of an answer's speech that the model sees as other ones, and of the stretches that are
     another answer's (without loss), anew in each pass: text has to stay right behind poor speech of its own."""
@@ -420,6 +431,29 @@ class Settings(Section):
     evaluate: Evaluate = Evaluate()
     register_: Register = Field(Register(), alias="register")
 
+    @model_validator(mode="after")
+    def _steps_can_be_shared(self) -> Settings:
+        """As `cslm.training.sharing` has it, which knows no params.yaml: said before any stage works."""
+        for name, length in (("pretrain", self.compose.length), ("finetune", self.finetune_length)):
+            section: Training = getattr(self, name)
+            rows = max(1, section.batch_tokens // length)
+            if rows % section.ranks:
+                raise ValueError(
+                    f"{name}: batch_tokens {section.batch_tokens} are {rows} rows of {length}, which "
+                    f"{section.ranks} ranks cannot share evenly: give other ranks, or batch_tokens of a "
+                    f"multiple of {section.ranks} rows"
+                )
+            if section.micro_batch_tokens is not None and section.micro_batch_tokens < length:
+                raise ValueError(
+                    f"{name}: micro_batch_tokens {section.micro_batch_tokens} are less than one row of {length}"
+                )
+        return self
+
+    @property
+    def finetune_length(self) -> int:
+        """Tokens of a row of phase 2."""
+        return self.compose.finetune_length or self.compose.length
+
 
 def load_settings(path: Path = Path("params.yaml")) -> Settings:
     """Parse params.yaml.
@@ -447,6 +481,8 @@ def _describe(path: Path, problem: object) -> str:
         return f"{path}: {key} is not a known key; allowed there: {', '.join(_keys(parents))}"
     if problem["type"] == "missing":
         return f"{path}: {key} is missing; it must be given"
+    if not key:  # several sections do not fit each other
+        return f"{path}: {problem['msg']}"
     return f"{path}: {key} = {problem['input']!r}: {problem['msg']}"
 
 

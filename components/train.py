@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import torch
@@ -23,6 +24,7 @@ from components.checkpoints import checkpoints_of
 from components.settings import Training
 from components.stage import Stage, StageFailed, home
 from cslm.packing import PackedRows
+from cslm.row_store import RowsLost, RowSource, StoreRefuses
 from cslm.sequences import SequenceBuilder
 from cslm.training import TrainingConfig, train
 from cslm.training.attention import check_attention
@@ -39,27 +41,46 @@ def train_phase(name: str, rows: Path, start: Path, result: Path) -> None:
     stage = Stage(name)
     section: Training = getattr(stage.settings, name)
     with checkpoints_of(stage) as checkpoints, stage:
-        data = PackedRows(rows)
+        source = row_source(stage.settings.compose.store, checkpoints.name)
+        data = PackedRows(rows, source)
         if not len(data):
             raise StageFailed(f"{rows} holds no rows: the mixture in `compose.{name}` selects nothing")
         config = training_config(section, stage.settings.seed)
         check_ranks(name, config, data, section.ranks)
-        model, tokenizer = open_checkpoint(start)
         use_deepspeed_here()
-        speech = SequenceBuilder(tokenizer).unit_ids
-        with explained():
+        with explained(), closing(data):
             if section.ranks == 1:
+                model, tokenizer = open_checkpoint(start)
+                speech = SequenceBuilder(tokenizer).unit_ids
                 trained = train(model, data, config, checkpoints, log_to(stage), speech)
             else:
-                del model  # each rank has its own
+                tokenizer = AutoTokenizer.from_pretrained(start)
+                speech = SequenceBuilder(tokenizer).unit_ids
                 with tempfile.TemporaryDirectory(dir=home(), prefix="scratch-") as scratch:
-                    job = Job(start, rows, checkpoints, Path(scratch) / "model", config, list(speech))
+                    job = Job(start, rows, source, checkpoints, Path(scratch) / "model", config, list(speech))
                     model, trained = train_on_ranks(section.ranks, job, log_to(stage))
         model.generation_config.max_length = data.manifest.length  # it has learnt nothing longer
         with stage.output(result) as folder:
             save_checkpoint(model, tokenizer, folder)
+        if source is not None:
+            shutil.rmtree(source.kept, ignore_errors=True)
         write_log(trained.log, Path(f"metrics/plots/{name}.csv"))
         stage.log_metrics(trained.figures())
+
+
+def row_source(store: str | None, training: str) -> RowSource | None:
+    """The store of a training's rows, if they are in one; what others of the same stage have kept is removed.
+
+    Args:
+        training: name of its checkpoint folder, STAGE-KEY.
+    """
+    if store is None:
+        return None
+    kept = Path(os.environ.get("CSLM_ROWS") or home() / "rows") / training
+    for folder in kept.parent.glob(f"{training.rpartition('-')[0]}-*"):
+        if folder != kept:  # if its training still works, it reads them again
+            shutil.rmtree(folder, ignore_errors=True)
+    return RowSource(store, str(kept.absolute()))
 
 
 @contextmanager
@@ -67,8 +88,8 @@ def explained() -> Iterator[None]:
     """Say it in one sentence if a training does not come to its end.
 
     Raises:
-        StageFailed: a rank has failed, memory is too small, the loss is no number, or the checkpoint does not
-            fit the ranks.
+        StageFailed: a rank has failed, memory is too small, the loss is no number, the checkpoint does not fit
+            the ranks, or the store of rows does not do its work.
         SystemExit: 75 (EX_TEMPFAIL), it was told to end; Airflow tries that again, and no other failure.
     """
     try:
@@ -76,7 +97,7 @@ def explained() -> Iterator[None]:
     except Preempted as error:
         print(error, file=sys.stderr, flush=True)
         sys.exit(PREEMPTED)
-    except (LossNotFinite, OtherRanks, OutOfMemory, RanksFailed) as error:
+    except (LossNotFinite, OtherRanks, OutOfMemory, RanksFailed, RowsLost, StoreRefuses) as error:
         raise StageFailed(str(error)) from error
 
 

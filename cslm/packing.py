@@ -6,7 +6,8 @@
 Positions restart with each document, from which transformers derives a block-diagonal causal mask.
 Rows are filled from windows of `WINDOW` sequences, so memory is flat; what would leave a row half empty waits
 for the next window, as long sequences may come before the short ones that fill the gaps. Nothing is cut: a
-sequence that is too long is left out, counted, and listed in `too_long.jsonl`.
+sequence that is too long is left out, counted, and listed in `too_long.jsonl`. Rows lie in the folder, or in an
+object store (`cslm.row_store`), from where they are read one by one.
 """
 
 from __future__ import annotations
@@ -15,9 +16,12 @@ import bisect
 import json
 import logging
 import random
+import zlib
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Sequence as SequenceOf
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -28,6 +32,7 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import Dataset
 
+from cslm.row_store import RowSource, RowStore, Shard, StoredRows
 from cslm.sequences import IGNORE, Sequence
 
 log = logging.getLogger("cslm")
@@ -39,8 +44,10 @@ WAITING = 0.75
 """Share of a window that may wait for the next one; the rest of it is for new sequences."""
 LISTENING = "listening"
 """Task of what is to be understood in the user's turn, with the language of the sequence."""
-TOO_LONG = "too_long.jsonl"
+TOO_LONG, CHECKS = "too_long.jsonl", "checks.npy"
 PLANES = ("input_ids", "labels", "position_ids", "task", "understood")
+READERS = 8
+"""Rows that are read from a store at once."""
 
 
 @dataclass
@@ -57,6 +64,8 @@ class PackedManifest:
     too_long: dict[str, int] = field(default_factory=dict)
     heaviest_row: int = 0
     """The one with the most tokens that have a loss: these get logits, which take the most memory."""
+    shards: list[Shard] = field(default_factory=list)
+    """In a store, in order; none if the rows are in the folder."""
 
     @property
     def utilization(self) -> float:
@@ -64,10 +73,23 @@ class PackedManifest:
         return self.tokens / (self.rows * self.length) if self.rows else 0.0
 
 
-def pack(sequences: Iterable[Sequence], folder: Path, length: int, pad_id: int, seed: int) -> PackedManifest:
+def pack(
+    sequences: Iterable[Sequence],
+    folder: Path,
+    length: int,
+    pad_id: int,
+    seed: int,
+    store: RowStore | None = None,
+) -> PackedManifest:
     """Write rows to `folder/rows-00000.npy` (rows, 5, length; int32) and `manifest.json`.
 
-    What is longer than a row is in `too_long.jsonl`, one line a sequence: item, task, language, tokens.
+    What is longer than a row is in `too_long.jsonl`, one line a sequence: item, task, language, tokens. With a
+    store each shard is brought there when it is full, and the folder has `checks.npy` instead: CRC-32 of each
+    row (rows,; uint32).
+
+    Raises:
+        StoreRefuses: the store does not take a shard.
+        StoreAway: it does not answer.
     """
     folder.mkdir(parents=True, exist_ok=True)
     manifest = PackedManifest(length)
@@ -91,14 +113,21 @@ def pack(sequences: Iterable[Sequence], folder: Path, length: int, pad_id: int, 
             yield sequence
 
     shard: list[npt.NDArray[np.int32]] = []
+    checks = array("I")
     shards = most = 0
 
     def flush() -> None:
         nonlocal shards
-        if shard:
-            np.save(folder / f"rows-{shards:05d}.npy", np.stack(shard))
-            shards += 1
-            shard.clear()
+        if not shard:
+            return
+        path = folder / f"rows-{shards:05d}.npy"
+        np.save(path, np.stack(shard))
+        if store is not None:
+            manifest.shards.append(store.put(path, len(shard), shard[0].nbytes))
+            checks.extend(zlib.crc32(row.tobytes()) for row in shard)
+            path.unlink()
+        shards += 1
+        shard.clear()
 
     with (folder / TOO_LONG).open("w", encoding="utf-8") as left_out:
         stream = fitting(left_out)
@@ -121,6 +150,8 @@ def pack(sequences: Iterable[Sequence], folder: Path, length: int, pad_id: int, 
                 if len(shard) == ROWS_PER_SHARD:
                     flush()
     flush()
+    if store is not None:
+        np.save(folder / CHECKS, np.array(checks, np.uint32))
     manifest.tokens = sum(tokens.values())
     manifest.sequences, manifest.task_tokens = dict(counts), dict(tokens)
     manifest.too_long = dict(too_long)
@@ -209,21 +240,63 @@ def _row(sequences: list[Sequence], length: int, pad_id: int, tasks: list[str]) 
 
 
 class PackedRows(Dataset[dict[str, Any]]):
-    """The rows of a folder that `pack` wrote, mapped into memory: `{plane: (length,) int64}` each.
+    """The rows of a folder that `pack` wrote: `{plane: (length,) int64}` each.
+
+    Files of the folder are mapped into memory. From a store only those rows are read that are asked for.
+
+    Args:
+        source: the store, and a folder on this machine's disk for what has been read.
 
     Raises:
         FileNotFoundError: no manifest there.
+        ValueError: the rows are in a store, and none is given.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, source: RowSource | None = None) -> None:
         self.manifest = PackedManifest(**json.loads((folder / "manifest.json").read_text("utf-8")))
-        self._shards = [np.load(path, mmap_mode="r") for path in sorted(folder.glob("rows-*.npy"))]
-        self._ends = np.cumsum([len(shard) for shard in self._shards])
+        self.manifest.shards = [Shard(**each) for each in self.manifest.shards]  # type: ignore[arg-type]
+        self._shards: SequenceOf[npt.NDArray[np.int32] | StoredRows]
+        self._readers: ThreadPoolExecutor | None = None
+        self._coming: dict[int, Future[npt.NDArray[np.int32]]] = {}
+        if not self.manifest.shards:
+            self._shards = [np.load(path, mmap_mode="r") for path in sorted(folder.glob("rows-*.npy"))]
+        elif source is None:
+            raise ValueError(f"{folder} has no rows, as they are in a store (compose.store): say in which")
+        else:
+            self._shards = self._stored(source, np.load(folder / CHECKS))
+            self._readers = ThreadPoolExecutor(READERS, "rows")
+        self._starts = np.cumsum([0, *map(len, self._shards)])
+
+    def _stored(self, source: RowSource, checks: npt.NDArray[np.uint32]) -> list[StoredRows]:
+        store, kept = RowStore(source.store), Path(source.kept)
+        shards = self.manifest.shards
+        of_each = np.split(checks, np.cumsum([shard.rows for shard in shards])[:-1])
+        shape = (len(PLANES), self.manifest.length)
+        return [
+            StoredRows(store, shard, shape, checks, kept) for shard, checks in zip(shards, of_each, strict=True)
+        ]
 
     def __len__(self) -> int:
         return self.manifest.rows
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        shard = int(np.searchsorted(self._ends, index, side="right"))
-        row = self._shards[shard][index - self._ends[shard]]
+        coming = self._coming.pop(index, None)
+        row = self._row(index) if coming is None else coming.result()
         return {name: torch.from_numpy(row[i].astype(np.int64)) for i, name in enumerate(PLANES)}
+
+    def read_soon(self, indices: Iterable[int]) -> None:
+        """Begin to read rows that will be asked for, if they are in a store."""
+        if self._readers is not None:
+            self._coming |= {index: self._readers.submit(self._row, index) for index in indices}
+
+    def close(self) -> None:
+        """Read no more of what was begun; nothing can be read soon after it."""
+        if self._readers is not None:
+            self._readers.shutdown(cancel_futures=True)
+            self._readers = None
+        self._coming.clear()
+
+    def _row(self, index: int) -> npt.NDArray[np.int32]:
+        shard = int(np.searchsorted(self._starts, index, side="right")) - 1
+        row: npt.NDArray[np.int32] = self._shards[shard][int(index - self._starts[shard])]
+        return row

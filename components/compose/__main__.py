@@ -4,7 +4,8 @@ Run:  python -m components.compose
 
 Reads `work/accepted`, `work/aligned` and the tokenizer of `work/backbone`; writes `work/train/pretrain` and
 `work/train/finetune`: packed rows with a manifest of what they hold. Sequences over `compose.length` (or
-`compose.finetune_length`) are left out and counted.
+`compose.finetune_length`) are left out and counted. With `compose.store` the rows are brought there, and the
+folders say which.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from components.stage import Stage, StageFailed, home
 from cslm.aligned import AlignedUtterances
 from cslm.mixture import Mixture, Variation
 from cslm.packing import PackedManifest, pack
+from cslm.row_store import RowStore, StoreRefuses
 from cslm.sequences import Sequence, SequenceBuilder
 
 PROGRESS_S = 3.0
@@ -40,14 +42,19 @@ def main() -> None:
             names = [field.name for field in dataclasses.fields(Variation)]
             variation = Variation(**{name: getattr(settings, name) for name in names})
             builder = SequenceBuilder(tokenizer)
-            lengths = {"pretrain": settings.length, "finetune": settings.finetune_length or settings.length}
+            lengths = {"pretrain": settings.length, "finetune": stage.settings.finetune_length}
             mixture = Mixture(builder, speech, Path("work/accepted"), variation, lengths["finetune"], seed)
             phases = {
                 "pretrain": mixture.pretrain(settings.pretrain.model_dump()),
                 "finetune": mixture.finetune(settings.finetune.model_dump()),
             }
             for phase, sequences in phases.items():
-                manifest = pack(counted(phase, sequences), folder / phase, lengths[phase], pad, seed)
+                try:
+                    store = RowStore(settings.store) if settings.store else None
+                    told = counted(phase, sequences)
+                    manifest = pack(told, folder / phase, lengths[phase], pad, seed, store)
+                except StoreRefuses as error:
+                    raise StageFailed(str(error)) from error
                 report(stage, phase, manifest)
         stage.log_metrics({"skipped": dict(mixture.skipped)})
 

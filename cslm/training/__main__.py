@@ -22,8 +22,9 @@ from transformers import AutoModelForCausalLM
 from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
 from cslm.packing import PackedRows
+from cslm.row_store import RowsLost, StoreAway, StoreRefuses
 from cslm.training.preemption import Preempted
-from cslm.training.ranks import LOG, PREEMPTED, TRAINED, Job
+from cslm.training.ranks import AWAY, LOG, PREEMPTED, TRAINED, Job
 from cslm.training.trainer import train
 from cslm.training.zero import gathered, offloaded
 
@@ -50,9 +51,15 @@ def main() -> None:
         print(f"{LOG}{json.dumps(numbers | {'step': step})}", flush=True)
 
     try:
-        trained = train(model, PackedRows(job.rows), job.config, job.checkpoints, tell, job.speech_tokens)
+        rows = PackedRows(job.rows, job.source)
+        trained = train(model, rows, job.config, job.checkpoints, tell, job.speech_tokens)
     except Preempted:
         _leave(PREEMPTED)
+    except (RowsLost, StoreRefuses) as error:
+        print(error, file=sys.stderr, flush=True)
+        if isinstance(error, StoreAway):
+            (job.result / AWAY).write_text(str(error), "utf-8")
+        os._exit(1)  # the other ranks wait for this one: who has started them ends them
     with gathered(*model.parameters()):
         if os.environ["RANK"] == "0":
             model.save_pretrained(job.result)

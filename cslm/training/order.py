@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 
 import torch
-from torch.utils.data import Sampler
+from torch.utils.data import BatchSampler, Sampler
 
 
 class RowOrder(Sampler[int]):
@@ -39,3 +40,38 @@ class RowOrder(Sampler[int]):
                     self._rows, generator=torch.Generator().manual_seed(self._seed + epoch)
                 ).numpy()
             yield int(shuffled[within])
+
+
+class ReadAhead(BatchSampler):
+    """The micro batches of all ranks, by turns; a rank begins to read its own before it comes to them.
+
+    Args:
+        order: of the rows.
+        rows: of one micro batch.
+        read_soon: is given those of this rank.
+        rank: this one.
+        ranks: how many there are.
+        ahead: how many of them.
+    """
+
+    def __init__(
+        self,
+        order: RowOrder,
+        rows: int,
+        read_soon: Callable[[list[int]], None],
+        rank: int,
+        ranks: int,
+        ahead: int,
+    ) -> None:
+        super().__init__(order, rows, drop_last=False)
+        self._read_soon, self._rank, self._ranks, self._ahead = read_soon, rank, ranks, ahead
+
+    def __iter__(self) -> Iterator[list[int]]:
+        waiting: deque[list[int]] = deque()
+        for number, batch in enumerate(super().__iter__()):
+            if number % self._ranks == self._rank:
+                self._read_soon(batch)
+            waiting.append(batch)
+            if len(waiting) > self._ahead * self._ranks:
+                yield waiting.popleft()
+        yield from waiting

@@ -22,12 +22,15 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from cslm.row_store import RowSource, StoreAway
 from cslm.training.nodes import Nodes
 from cslm.training.preemption import Preempted, asked_to_end
 from cslm.training.trainer import Trained, TrainingConfig
 
 LOG = "log: "
 JOB, TRAINED = "job.json", "trained.json"
+AWAY = "store-away.txt"
+"""Beside the job, for all nodes: a rank that has ended because its store of rows does not answer says so."""
 PREEMPTED = 75
 """Exit code of a rank that has ended as it was told to (EX_TEMPFAIL: another try may do it)."""
 LOOK_S = 0.2
@@ -43,6 +46,8 @@ class Job:
 
     start: Path
     rows: Path
+    source: RowSource | None
+    """Of the rows, if they are in a store."""
     checkpoints: Path
     result: Path
     """A folder that is not there yet."""
@@ -56,8 +61,9 @@ class Job:
         start, rows, checkpoints, result = (
             Path(content[name]) for name in ("start", "rows", "checkpoints", "result")
         )
+        source = RowSource(**content["source"]) if content["source"] else None
         config = TrainingConfig(**content["config"])
-        return cls(start, rows, checkpoints, result, config, content["speech_tokens"])
+        return cls(start, rows, source, checkpoints, result, config, content["speech_tokens"])
 
 
 def train_on_ranks(
@@ -70,6 +76,7 @@ def train_on_ranks(
     Raises:
         BadNodes: the nodes cannot share the ranks.
         RanksFailed: one of them has failed; the others are ended then.
+        StoreAway: one of them has failed because its store of rows does not answer.
         Preempted: SIGTERM came to this process or to a rank, and the checkpoint is written.
     """
     nodes = Nodes.here()
@@ -93,7 +100,7 @@ def train_on_ranks(
             raise
         finally:
             watch.join()
-    _check(processes, failed, ranks, mine)
+    _check(processes, failed, ranks, mine, path.with_name(AWAY))
     trained = Trained(**json.loads((job.result / TRAINED).read_text("utf-8")))
     return AutoModelForCausalLM.from_pretrained(job.result, dtype="float32"), trained
 
@@ -104,6 +111,7 @@ def join_ranks(ranks: int, job: Path, nodes: Nodes) -> None:
     Raises:
         BadNodes: the nodes cannot share the ranks.
         RanksFailed: a rank of this node has failed; its others are ended then.
+        StoreAway: one has failed because its store of rows does not answer.
         Preempted: SIGTERM came to this process or to a rank of any node, and the checkpoint is written.
     """
     mine = nodes.ranks(ranks)
@@ -112,7 +120,7 @@ def join_ranks(ranks: int, job: Path, nodes: Nodes) -> None:
     with asked_to_end(lambda: _end(processes)):
         processes += _start(ranks, mine, job, nodes)
         _end_together(processes, failed)
-    _check(processes, failed, ranks, mine)
+    _check(processes, failed, ranks, mine, job.with_name(AWAY))
 
 
 def _end(processes: list[subprocess.Popen[str]]) -> None:
@@ -120,8 +128,12 @@ def _end(processes: list[subprocess.Popen[str]]) -> None:
         process.terminate()
 
 
-def _check(processes: list[subprocess.Popen[str]], failed: list[int], ranks: int, mine: range) -> None:
+def _check(
+    processes: list[subprocess.Popen[str]], failed: list[int], ranks: int, mine: range, away: Path
+) -> None:
     """Raise what has happened to the ranks of this machine, if it was not good."""
+    if failed and away.exists():
+        raise StoreAway(away.read_text("utf-8"))
     if failed:
         code = processes[failed[0]].returncode
         how = f"was killed by signal {-code}" if code < 0 else "has ended with an error, which stands above"

@@ -20,9 +20,11 @@ from cslm.packing import PackedRows
 from cslm.training.callbacks import Checkpoints
 from cslm.training.gradients import norm_of_gradients
 from cslm.training.loss import PackedLoss
-from cslm.training.order import RowOrder
+from cslm.training.order import ReadAhead, RowOrder
 from cslm.training.zero import forget_gradients
 
+AHEAD = 4
+"""Micro batches that a rank reads before their turn, at least: those of the next step."""
 HOPELESS = 5
 """So many steps in a row without a finite loss and gradient end a training."""
 
@@ -69,8 +71,14 @@ class PackedTrainer(Trainer):
         )
         loader: DataLoader[Any] = DataLoader(
             rows,
-            self.args.train_batch_size,
-            sampler=order,
+            batch_sampler=ReadAhead(
+                order,
+                self.args.train_batch_size,
+                rows.read_soon,
+                self.args.process_index,
+                self.args.world_size,
+                max(AHEAD, self.args.gradient_accumulation_steps),
+            ),
             collate_fn=self.data_collator,
             generator=torch.Generator(),  # one of its own: the training's has to stay as the checkpoint left it
         )

@@ -174,7 +174,7 @@ def train(
         if saving.preempted:
             raise Preempted(
                 f"it was told to end (SIGTERM), and did after step {trainer.state.global_step} of {steps}: the "
-                "same command goes on from there"
+                "same command goes on from its last checkpoint"
             )
     log = [entry for entry in trainer.state.log_history if "tokens_per_second" in entry]
     if not log:

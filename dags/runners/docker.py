@@ -32,7 +32,7 @@ STAGES = graph.read_graph(places.PROJECT / "dvc.yaml")
 KILLED = "exited with 137"
 """What DVC says of a command that was killed; an engine tells it only of the container's first process."""
 REMOTE = "CSLM_DVC_REMOTE"
-STORES = (REMOTE, "CSLM_CHECKPOINTS")
+STORES = (REMOTE, "CSLM_CHECKPOINTS", "AWS_ENDPOINT_URL")
 LABEL = "cslm.home"
 """Label of the containers of stages: CSLM_HOME, which tells whose they are."""
 SHARED_MEMORY_B = 2**30

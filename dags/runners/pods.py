@@ -22,8 +22,8 @@ from dags.runners import container
 CLAIM, MOUNT, SECRET = "CSLM_KUBERNETES_CLAIM", "CSLM_KUBERNETES_MOUNT", "CSLM_KUBERNETES_SECRET"
 NAMESPACE, ACCOUNT = "CSLM_KUBERNETES_NAMESPACE", "CSLM_KUBERNETES_SERVICE_ACCOUNT"
 DEFAULT_MOUNT = "/cslm"
-STORES = ("CSLM_DVC_REMOTE", "CSLM_CHECKPOINTS", "CSLM_ARTIFACTS")
-"""Variables that may name a place in an object store."""
+STORES = ("CSLM_DVC_REMOTE", "CSLM_CHECKPOINTS", "CSLM_ARTIFACTS", "AWS_ENDPOINT_URL")
+"""Variables that may name an object store, or a place in one."""
 KEY = "AWS_ACCESS_KEY_ID"
 OWN_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 LABELS = {"app.kubernetes.io/part-of": "cslm", "app.kubernetes.io/component": "stage"}
@@ -90,7 +90,7 @@ def variables(given: dict[str, str], stage: graph.Stage) -> list[k8s.V1EnvVar]:
     ]
     secret = os.environ.get(SECRET)
     if not secret:
-        if told.get(KEY) and any(os.environ.get(name, "").startswith("s3://") for name in STORES):
+        if told.get(KEY) and any(os.environ.get(name, "").startswith(("s3://", "http")) for name in STORES):
             raise run.RunFailed(
                 f"{SECRET} is not set: pods take the object store's keys from a Secret, never from Airflow's "
                 f"connection {store_connection.CONNECTION} or the environment, which anybody could read in a "

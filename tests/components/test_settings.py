@@ -55,6 +55,13 @@ def test_the_default_profile_is_sample() -> None:
         ({"validate": {"min_duration_s": 40.0}}, ["validate", "less than max_duration_s"]),
         ({"validate": {"characters_per_second": {"en": [9.0, 2.0]}}}, ["validate", "lower limit first"]),
         ({"pretrain": {"learning_rate": float("inf")}}, ["pretrain.learning_rate", "finite"]),
+        (
+            {"finetune": {"ranks": 3}},
+            ["params.yaml: ", "batch_tokens 2048 are 4 rows of 512", "3 ranks"],
+        ),
+        ({"compose": {"finetune_length": 4096}, "finetune": {"micro_batch_tokens": 2048}}, ["one row of 4096"]),
+        ({"compose": {"store": "bucket/rows"}}, ["compose.store", "'bucket/rows'", "give s3://bucket/folder"]),
+        ({"compose": {"store": "s3://bucket/rows#1"}}, ["compose.store", "give s3://bucket/folder"]),
         ({"train_decoder": {"new_voices": True, "steps": 0}}, ["train_decoder", "steps > 0"]),
         ({"train_tokenizer": {"units_stay": True, "checkpoint": None, "steps": 9}}, ["name one"]),
         ({"train_tokenizer": {"units_stay": True, "noise_steps": 9}}, ["noise_steps", "give one of them"]),

@@ -103,7 +103,7 @@ def test_a_training_that_is_told_to_end_saves_first(
             os.kill(os.getpid(), signal.SIGTERM)
 
     ends_at_once = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(Preempted, match=r"after step [34] of 8: the same command goes on from there"):
+    with pytest.raises(Preempted, match=r"after step [34] of 8: the same command goes on"):
         train(told, rows, config, tmp_path / "b", end)
     assert signal.getsignal(signal.SIGTERM) is ends_at_once
     continued, heard = copy.deepcopy(tiny[0]), list[int]()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import torch
 from transformers import PreTrainedModel
 
 from cslm.packing import PackedRows, pack
+from cslm.row_store import RowSource, RowStore, StoreAway
 from cslm.sequences import SequenceBuilder
 from cslm.training.preemption import Preempted
 from cslm.training.ranks import PREEMPTED, Job, RanksFailed, train_on_ranks
@@ -47,10 +49,11 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
     ]
     sequences += [builder.tts("法国", [n % 16, 5], "zh") for n in range(90)]
     pack(iter(sequences), folder / "rows", 128, builder.end_id, seed=1)
+    store = RowStore(f"file://{folder}/store")
+    pack(iter(sequences), folder / "stored", 128, builder.end_id, seed=1, store=store)
     model.save_pretrained(folder / "start")
-    return Job(
-        folder / "start", folder / "rows", folder / "checkpoints", folder / "result", CONFIG, builder.unit_ids
-    )
+    start, rows, checkpoints, result = (folder / name for name in ("start", "rows", "checkpoints", "result"))
+    return Job(start, rows, None, checkpoints, result, CONFIG, builder.unit_ids)
 
 
 def _losses(job: Job, folder: Path, ranks: int, **changes: object) -> list[Losses]:
@@ -61,7 +64,7 @@ def _losses(job: Job, folder: Path, ranks: int, **changes: object) -> list[Losse
     model, trained = train_on_ranks(ranks, mine, lambda step, numbers: heard.append(numbers))
     assert [entry["step"] for entry in trained.log] == list(range(1, STEPS + 1))
     assert (folder / "checkpoints" / f"checkpoint-{STEPS - 1}" / "whole").exists()
-    return [*heard, {"loss": _loss(model, PackedRows(job.rows))}]
+    return [*heard, {"loss": _loss(model, PackedRows(job.rows, job.source))}]
 
 
 def _loss(model: PreTrainedModel, rows: PackedRows) -> float:
@@ -99,6 +102,25 @@ def _same(alone: list[Losses], several: list[Losses]) -> None:
             assert other.get(name, 0) == pytest.approx(one.get(name, 0), abs=1e-5), name
 
 
+def test_so_it_is_with_rows_from_a_store(job: Job, alone: list[Losses], tmp_path: Path) -> None:
+    store, kept = job.rows.with_name("store"), tmp_path / "kept"
+    stored = dataclasses.replace(
+        job, rows=job.rows.with_name("stored"), source=RowSource(f"file://{store}", str(kept))
+    )
+    _same(alone, _losses(stored, tmp_path / "ranks", 2))
+    assert list(kept.iterdir())
+    shutil.rmtree(kept)
+    [shard] = store.iterdir()
+    shard.rename(tmp_path / "elsewhere")
+    with pytest.raises(RanksFailed, match=r"rank [01] of 2 has ended with an error, which stands above"):
+        _losses(stored, tmp_path / "without", 2)
+    shard.mkdir()  # as a volume that does not work: it is there, and cannot be read
+    with pytest.raises(StoreAway, match="the store of packed rows"):
+        _losses(stored, tmp_path / "away", 2)
+    shard.rmdir()
+    (tmp_path / "elsewhere").rename(shard)
+
+
 @pytest.mark.parametrize("zero_stage", [0, 2, 3])
 def test_so_it_is_with_micro_batches(job: Job, alone: list[Losses], tmp_path: Path, zero_stage: int) -> None:
     _same(alone, _losses(job, tmp_path / "ranks", 2, zero_stage=zero_stage, micro_batch_tokens=128))
@@ -127,6 +149,28 @@ def test_a_killed_rank_costs_nothing_but_time(
     _, trained = train_on_ranks(2, again, lambda step, numbers: heard.append(step))
     assert heard[0] > 1, "it began anew"
     assert [entry["loss"] for entry in trained.log] == [entry["loss"] for entry in together[:-1]]
+
+
+@pytest.mark.parametrize(("zero_stage", "offload"), [(0, None), (3, None), (3, "weights")])
+def test_so_it_is_whatever_they_share_when_one_is_killed(
+    job: Job, tmp_path: Path, zero_stage: int, offload: str | None
+) -> None:
+    def kill(step: int, numbers: Losses) -> None:
+        if step == STEPS // 2:
+            _ranks_at_work()[1].kill()
+
+    config = dataclasses.replace(job.config, zero_stage=zero_stage, offload=offload)
+    undisturbed = _losses(job, tmp_path / "whole", 2, zero_stage=zero_stage, offload=offload)
+    mine = dataclasses.replace(
+        job, checkpoints=tmp_path / "checkpoints", result=tmp_path / "broken", config=config
+    )
+    with pytest.raises(RanksFailed, match="rank 1 of 2 was killed by signal 9"):
+        train_on_ranks(2, mine, kill)
+    heard: list[int] = []
+    again = dataclasses.replace(mine, result=tmp_path / "again")
+    _, trained = train_on_ranks(2, again, lambda step, numbers: heard.append(step))
+    assert heard[0] > 1, "it began anew"
+    assert [entry["loss"] for entry in trained.log] == [entry["loss"] for entry in undisturbed[:-1]]
 
 
 @pytest.mark.parametrize(("zero_stage", "ranks"), [(0, (2, 4)), (1, (2, 1)), (2, (4, 2))])
