@@ -21,7 +21,7 @@ from cslm.training.callbacks import Checkpoints
 from cslm.training.gradients import norm_of_gradients
 from cslm.training.loss import PackedLoss
 from cslm.training.order import ReadAhead, RowOrder
-from cslm.training.zero import forget_gradients
+from cslm.training.zero import forget_gradients, summed_over_ranks
 
 AHEAD = 4
 """Micro batches that a rank reads before their turn, at least: those of the next step."""
@@ -151,7 +151,8 @@ class PackedTrainer(Trainer):
             with self.compute_loss_context_manager():
                 loss = self.compute_loss(engine, batch, num_items_in_batch=weight)
             engine.set_gradient_accumulation_boundary(last)
-            engine.backward(loss, scale_wrt_gas=False)
+            with summed_over_ranks(engine, self.args.world_size):
+                engine.backward(loss, scale_wrt_gas=False)
         return loss.detach(), norm
 
     @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -41,6 +41,16 @@ def gathered(*weights: Tensor) -> AbstractContextManager[None]:
     from deepspeed.runtime.zero import GatheredParameters  # looks at the machine when it is imported
 
     return GatheredParameters(list(weights))  # type: ignore[no-any-return, no-untyped-call]
+
+
+def summed_over_ranks(engine: Any, ranks: int) -> AbstractContextManager[None]:
+    """Around backward: gradients become those of all ranks, as DeepSpeed does it.
+
+    A rank that is alone has them already, and is spared the copies of them all that DeepSpeed makes; not with
+    ZeRO, which needs what is done on the way.
+    """
+    alone = ranks == 1 and not engine.zero_optimization()
+    return engine.no_sync() if alone else nullcontext()  # type: ignore[no-any-return]
 
 
 def forget_gradients(engine: Any) -> None:
