@@ -17,6 +17,7 @@ import json
 import logging
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -46,6 +47,15 @@ log = logging.getLogger("cslm")
 
 class StageFailed(Exception):
     """The stage cannot do its work; the message says what was wrong, where, and what to do."""
+
+
+class ToldToEnd(SystemExit):
+    """SIGTERM has come: what is half done is taken back, and MLflow is told, before the program ends."""
+
+
+def _told_to_end(*_: object) -> NoReturn:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough
+    raise ToldToEnd(128 + signal.SIGTERM)
 
 
 def home() -> Path:
@@ -108,6 +118,7 @@ class Stage:
                 "start it (make up) or unset MLFLOW_TRACKING_URI, then run this again",
                 error,
             )
+        self._before = signal.signal(signal.SIGTERM, _told_to_end)
         return self
 
     def _start_run(self) -> None:
@@ -137,6 +148,7 @@ class Stage:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> Literal[False]:
+        signal.signal(signal.SIGTERM, self._before)
         if kind is None:
             try:
                 path = Path("metrics") / f"{'evaluation' if self.name == 'evaluate' else self.name}.json"
@@ -155,7 +167,7 @@ class Stage:
         files = run.info.artifact_uri if run else ""
         # What has gone wrong may keep MLflow from noting it too.
         with suppress(mlflow.MlflowException, OSError):
-            mlflow.end_run("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+            mlflow.end_run("KILLED" if isinstance(error, KeyboardInterrupt | ToldToEnd) else "FAILED")
         if isinstance(error, StageFailed):
             give_up(f"{self.name}: {error}", error)
         if _disk_full(error):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -44,6 +45,31 @@ def test_an_output_is_whole_or_not_there(project: Path) -> None:
         with stage.output("work/aligned") as folder:
             (folder / "two").touch()
     assert [path.name for path in (project / "work" / "aligned").iterdir()] == ["two"]
+
+
+SLOW = """
+import time
+from components.stage import Stage
+
+with Stage("align") as stage, stage.output("work/aligned"):
+    print(stage.run_id, flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_stage_that_is_told_to_end_leaves_nothing_half_done(project: Path) -> None:
+    command = [sys.executable, "-c", SLOW]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}
+    ) as stage:
+        assert stage.stdout is not None
+        name = stage.stdout.readline().strip()
+        stage.terminate()
+        assert stage.wait(60) == 143, "what dvc_stage.py knows as a stage that was told to end"
+    assert not list((project / "work").iterdir())
+    assert not (project / "metrics").exists()
+    mlflow.set_tracking_uri(f"sqlite:///{project}/var/mlflow.db")
+    assert mlflow.get_run(name).info.status == "KILLED", "not RUNNING for ever"
 
 
 def test_metrics_and_parameters_are_in_the_file_and_in_mlflow(project: Path) -> None:
