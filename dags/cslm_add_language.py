@@ -42,7 +42,7 @@ def check() -> dict[str, Any]:
         "conf": {
             "profile": params["profile"],
             "base": str(version),
-            "overrides": overrides | (params["overrides"] or {}),
+            "overrides": overrides | {"register.model": params["model"]} | (params["overrides"] or {}),
             "why": f"{params['language']} is added to version {version}",
         },
     }

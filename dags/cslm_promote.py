@@ -15,6 +15,7 @@ It starts by itself when `cslm_train` has registered a candidate, or by hand wit
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -41,12 +42,18 @@ class Approval(ApprovalOperator):
         return super().execute_complete(context, event)
 
 
+def asked(context: Mapping[str, Any]) -> tuple[str, int | None]:
+    """Model and version: of the candidate whose registration has started the run, else of the parameters."""
+    told = context["triggering_asset_events"].get(assets.CANDIDATE)
+    given = (told[-1].extra if told else {}) or context["params"]
+    return given["model"], given["version"]
+
+
 @task
 def gate() -> dict[str, Any]:
     """Is it worse than what is in production?"""
-    params = get_current_context()["params"]
     try:
-        facts = promotion.gate(params["model"], params["version"], log.info)
+        facts = promotion.gate(*asked(get_current_context()), log.info)
     except promotion.PromotionRefused as error:
         raise AirflowFailException(str(error)) from None
     if facts["version"] == facts["production"]:
@@ -57,9 +64,8 @@ def gate() -> dict[str, Any]:
 @task
 def promote(facts: dict[str, Any], approval: dict[str, Any]) -> None:
     """The alias `production` moves; the version that was there is archived."""
-    params = get_current_context()["params"]
     try:
-        promotion.promote(params["model"], facts, *_answer(approval, "approved in Airflow"), log.info)
+        promotion.promote(facts["model"], facts, *_answer(approval, "approved in Airflow"), log.info)
     except promotion.PromotionRefused as error:
         raise AirflowFailException(str(error)) from None
 
@@ -73,7 +79,7 @@ def reject() -> None:
         raise AirflowSkipException("nobody rejected it")
     said = _answer(rejection, "rejected in Airflow")
     try:
-        promotion.reject(context["params"]["model"], facts["version"], *said, log.info)
+        promotion.reject(facts["model"], facts["version"], *said, log.info)
     except promotion.PromotionRefused as error:
         raise AirflowFailException(str(error)) from None
 
@@ -105,7 +111,8 @@ with DAG(
     compared = gate()
     approve = Approval(
         task_id="approve",
-        subject="Version {{ ti.xcom_pull('gate')['version'] }} of {{ params.model }} into production?",
+        subject="{% set facts = ti.xcom_pull('gate') %}Version {{ facts['version'] }} of {{ facts['model'] }} "
+        "into production?",
         body="{{ ti.xcom_pull('gate')['report'] }}",
         params={"reason": Param("", type="string", description="Why, or why not; it stays with the version")},
         response_timeout=PATIENCE,

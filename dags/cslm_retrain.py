@@ -60,7 +60,7 @@ def decide() -> dict[str, Any]:
     return {
         "profile": profile,
         "base": "production",
-        "overrides": {"seed": int(f"{now:%Y%m%d}")},
+        "overrides": {"seed": int(f"{now:%Y%m%d}"), "register.model": params["model"]},
         "why": decision.why,
     }
 

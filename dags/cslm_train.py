@@ -57,7 +57,8 @@ def register(facts: dict[str, Any]) -> int | None:
     if version and tracking.JUDGED & version.tags.keys():
         log.info("version %s was judged before: cslm_promote is not started again", version.version)
     else:
-        get_current_context()["outlet_events"][assets.REGISTERED].add(assets.CANDIDATE)
+        facts_of_it = {"model": facts["model"], "version": int(version.version)} if version else {}
+        get_current_context()["outlet_events"][assets.REGISTERED].add(assets.CANDIDATE, facts_of_it)
     return int(version.version) if version else None
 
 

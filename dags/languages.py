@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from dags import continuation, places, tracking
+from dags import continuation, parameters, places, tracking
 
 LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]+)*")
 
@@ -45,8 +45,8 @@ def parameters_with(
             raise CannotAdd(
                 f"corpora.{name} = {corpus!r}: a mapping with format and path is needed (docs/corpora.md)"
             )
-    together = known["corpora"] | corpora
+    others = dict.fromkeys(parameters.read(places.PROJECT / "params.yaml")["corpora"])  # null: left out
     return int(version.version), {
         "languages": [*known["languages"], language],
-        **{f"corpora.{name}": corpus for name, corpus in together.items()},
+        "corpora": others | known["corpora"] | corpora,
     }

@@ -22,7 +22,7 @@ class PromotionRefused(Exception):
 
 
 def gate(model: str, version: int | None, log: Callable[[str], None]) -> dict[str, Any]:
-    """Compare a version with production: version, production (0: none), and the report that a person reads.
+    """Compare a version with production: model, version, production (0: none), and the report for a person.
 
     Raises:
         PromotionRefused: the version is worse, or cannot be compared.
@@ -33,6 +33,7 @@ def gate(model: str, version: int | None, log: Callable[[str], None]) -> dict[st
         _promote(["gate", "--model", model, "--out", str(out), *chosen], log)
         facts = json.loads(out.read_text("utf-8"))
     return {
+        "model": model,
         "version": facts["version"],
         "production": facts["production"] or 0,
         "report": facts["report"],

@@ -107,7 +107,9 @@ def test_a_candidate_goes_to_production_when_a_person_approves(
     assert question["subject"] == "Version 7 of cslm into production?"
     assert question["body"] == "| figure | **better** |"
     assert list(question["params"]) == ["reason"], "what the page asks for beside the buttons"
-    assert [call["command"] for call in _promote_calls(project)] == ["gate"], "nothing moves before the answer"
+    [judged] = _promote_calls(project)
+    assert judged["command"] == "gate", "nothing moves before the answer"
+    assert (judged["--model"], judged["--version"]) == ("cslm", "7"), "what was registered"
     answer = {"chosen_options": ["Approve"], "params_input": {"reason": "sounds better"}}
     running.call(detail, answer, token, method="PATCH")
     assert running.ended(f"{dag}/{run['dag_run_id']}", token) == "success"
@@ -190,7 +192,8 @@ def test_new_data_starts_a_training_from_the_production_version(
     )
     conf = started[0]["conf"]
     assert conf["overrides"]["seed"] > 20260000, "another seed every night"
-    assert conf["overrides"].keys() == {"seed"}, "all corpora stay: the old ones are the replay"
+    assert conf["overrides"]["register.model"] == "cslm", "what was asked about is what is trained"
+    assert len(conf["overrides"]) == 2, "all corpora stay: the old ones are the replay"
     assert "data that version 1 has not seen: one another-" in conf["why"]
     assert running.ended(f"{runs}/{started[0]['dag_run_id']}", token) == "failed"
     log = f"{runs}/{started[0]['dag_run_id']}/taskInstances/prepare/logs/1"
