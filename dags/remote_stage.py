@@ -64,6 +64,7 @@ def _work(arguments: argparse.Namespace, home: Path, workspace: Path) -> None:
     _write_config(workspace, home, arguments.remote)
     with Repo(str(workspace)) as repo:
         _unpack_code(repo, arguments.code, workspace)
+    (workspace / "dvc.lock").unlink(missing_ok=True)  # as in dags/run.py
     os.chdir(workspace)
     with Repo() as repo:
         repo.stage_cache.pull(None)

@@ -226,6 +226,8 @@ def _workspace(facts: Facts, address: str) -> None:
     """A clone of the run's commit whose DVC uses the shared cache and the checkout's embedded store."""
     workspace = places.workspace(facts["run"], address)
     snapshot.clone(places.PROJECT, facts["commit"], workspace)
+    # What an earlier run has noted would keep a stage that is forced from being asked for.
+    (workspace / "dvc.lock").unlink(missing_ok=True)
     _result(workspace).parent.mkdir(parents=True, exist_ok=True)
     write_dvc_config(workspace, no_scm=True)
 
