@@ -7,7 +7,16 @@ from contextlib import contextmanager
 
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
-from dags import run, snapshot, tracking
+from dags import continuation, graph, parameters, run, snapshot, tracking
+
+EXPLAINED = (
+    run.RunFailed,
+    snapshot.SnapshotFailed,
+    tracking.TrackingFailed,
+    parameters.BadParameters,
+    graph.BadGraph,
+    continuation.CannotContinue,
+)
 
 
 @contextmanager
@@ -22,5 +31,5 @@ def readable() -> Iterator[None]:
         yield
     except (run.MachineAway, tracking.TrackingAway) as error:
         raise AirflowException(str(error)) from None
-    except (run.RunFailed, snapshot.SnapshotFailed, tracking.TrackingFailed) as error:
+    except EXPLAINED as error:
         raise AirflowFailException(str(error)) from None

@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -249,5 +250,6 @@ def _drop_old_files() -> None:
     half_done = [*home.glob("scratch-*"), *(home / "checkpoints").glob(".*")]
     for folder in [*(home / "workspaces").glob("*"), *half_done]:
         signs_of_life = [folder, *folder.glob("*"), *(home / "logs" / folder.name).glob("*")]
-        if time.time() - max(path.stat().st_mtime for path in signs_of_life) > OLD_S:
-            shutil.rmtree(folder, ignore_errors=True)
+        with suppress(FileNotFoundError):  # another run has removed it
+            if time.time() - max(path.stat().st_mtime for path in signs_of_life) > OLD_S:
+                shutil.rmtree(folder, ignore_errors=True)

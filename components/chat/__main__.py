@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -43,20 +44,30 @@ def main(
 
 def await_registered(name: str) -> None:
     """Return as soon as a version has one of the aliases."""
-    if in_use(name) is None:
-        print(f"no version of {name} is registered at {tracking_uri()} yet: waiting for one", flush=True)
-    while in_use(name) is None:
+    told = False
+    while True:
+        with suppress(mlflow.MlflowException):  # the registry does not answer yet
+            if in_use(name) is not None:
+                return
+        if not told:
+            print(f"no version of {name} is registered at {tracking_uri()} yet: waiting for one", flush=True)
+            told = True
         time.sleep(ASK_AGAIN_S)
 
 
 def in_use(name: str) -> tuple[str, str] | None:
-    """Alias and number of the version to serve; None if there is none, or the registry does not answer."""
+    """Alias and number of the version to serve; None if there is none.
+
+    Raises:
+        MlflowException: the registry does not answer.
+    """
     client = MlflowClient(tracking_uri())
     for alias in ALIASES:
         try:
             return alias, str(client.get_model_version_by_alias(name, alias).version)
-        except mlflow.MlflowException:
-            continue
+        except mlflow.MlflowException as error:
+            if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                raise
     return None
 
 
@@ -64,10 +75,16 @@ def open_registered(name: str) -> tuple[Assistant, str]:
     """The assistant of the version in use, and what to call it.
 
     Raises:
-        SystemExit: no version has one of the aliases, its files are damaged, or it cannot speak.
+        SystemExit: no version has one of the aliases, its files are damaged, it cannot speak, or the registry
+            does not answer.
     """
     mlflow.set_tracking_uri(tracking_uri())
-    found = in_use(name)
+    try:
+        found = in_use(name)
+    except mlflow.MlflowException as error:
+        sys.exit(
+            f"MLflow at {tracking_uri()} does not do its work ({error}); start it (make up), then try again"
+        )
     if found is None:
         sys.exit(f"no version of {name} is registered at {tracking_uri()}; make one first: make demo")
     alias, version = found

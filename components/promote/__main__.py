@@ -25,6 +25,8 @@ from typing import Annotated, Any
 
 import mlflow
 import typer
+from boto3.exceptions import Boto3Error
+from botocore.exceptions import BotoCoreError, ClientError
 from mlflow.entities.model_registry import ModelVersion
 
 from components.promote.gate import REFUSED, Check, compare, figures_alone, incomparable, load_rules, table
@@ -257,6 +259,8 @@ def run() -> None:
             f"MLflow at {tracking_uri()} does not do its work ({error}); start it (make up), then try again",
             error,
         )
+    except (Boto3Error, BotoCoreError, ClientError) as error:
+        give_up(f"the store of MLflow's files does not do its work ({error}); then try again", error)
 
 
 if __name__ == "__main__":

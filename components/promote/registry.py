@@ -83,6 +83,8 @@ class Registry:
         try:
             return self.client.get_model_version(self.model, str(number))
         except mlflow.MlflowException as error:
+            if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                raise
             raise RegistryFailed(f"{self.model} has no version {number}") from error
 
     def evaluation(self, version: ModelVersion) -> dict[str, Any]:
