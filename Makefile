@@ -13,7 +13,9 @@ export XDG_CACHE_HOME := $(CSLM_HOME)/cache
 export XDG_CONFIG_HOME := $(CSLM_HOME)/config
 PYTEST := -m pytest -q --durations=5
 # Two test files at a time, each on one core: the libraries' own threads would wait for one another.
-TWO := -n 2 --dist loadfile
+# In the order that is given, with what takes longest first.
+TWO := -n 2 --dist loadfile --no-loadscope-reorder
+WAITING := $(addprefix tests/infra/test_,tries.py services.py demo.py)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo from-scratch ablations chat dags history images kubeflow kubeflow-local up corpus-landed down compose compose-down kubernetes \
@@ -90,7 +92,7 @@ test-slow: setup  ## The whole graph in containers, in pods, in an object store;
 	@$(COMPONENTS) $(PYTEST) tests/slow
 
 test-orchestrator:  ## Tests of dags/ and infra/
-	@OMP_NUM_THREADS=1 $(ORCHESTRATOR) $(PYTEST) $(TWO) tests/dags tests/infra
+	@OMP_NUM_THREADS=1 $(ORCHESTRATOR) $(PYTEST) $(TWO) $(WAITING) tests/dags tests/infra
 
 test-components:  ## Tests of cslm/, components/, benchmarks/ and the whole
 	@OMP_NUM_THREADS=1 $(COMPONENTS) $(PYTEST) $(TWO) $(wildcard tests/end_to_end tests/cslm tests/components tests/benchmarks)

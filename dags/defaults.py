@@ -4,8 +4,8 @@ is told of a failure.
 A failure that is explained (a bad parameter, a stage that ended with an error, a refused promotion) is final.
 What is tried again is a task whose process or machine went away, whose stage was told to end (SIGTERM), or
 whose store, MLflow or cluster does not answer or says that it cannot work (5xx); trainings go on from their
-last checkpoint. How often, says Airflow's `core.default_task_retries`: 4 with `make up`, over seven minutes;
-`make demo` goes on when typed again.
+last checkpoint. How often and after what pauses, say Airflow's `core.default_task_retries` and
+`default_task_retry_delay`: 4 with `make up`, over seven minutes; `make demo` goes on when typed again.
 """
 
 from __future__ import annotations
@@ -55,7 +55,6 @@ def arguments(owner: str) -> dict[str, Any]:
     """`default_args` of a DAG."""
     return {
         "owner": owner,
-        "retry_delay": timedelta(seconds=30),
         "retry_exponential_backoff": True,
         "max_retry_delay": timedelta(minutes=15),
         "execution_timeout": LONGEST,

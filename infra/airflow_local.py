@@ -92,6 +92,7 @@ def _habits() -> dict[str, dict[str, object]]:
             "executor": "LocalExecutor",
             "parallelism": 4,
             "default_task_retries": 4,
+            "default_task_retry_delay": 30,
             "dagbag_import_timeout": 120,
         },
         "dag_processor": {

@@ -117,8 +117,8 @@ class Airflow:
 
 @contextmanager
 def started(project: Path, **variables: str) -> Iterator[Airflow]:
-    """The services of a toy project in such an environment."""
-    given = ports() | variables
+    """The services of a toy project in such an environment; what is tried again soon is."""
+    given = ports() | {"AIRFLOW__CORE__DEFAULT_TASK_RETRY_DELAY": "10"} | variables
     up = services(project, given, "up")
     try:
         assert up.returncode == 0, up.stdout + up.stderr

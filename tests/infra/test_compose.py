@@ -128,7 +128,8 @@ def test_passwords_are_made_once_and_nobody_else_reads_them(home: Path) -> None:
 def test_how_tasks_are_carried_out_is_the_environments_choice(
     services: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    names = [f"AIRFLOW__CORE__{name}" for name in ("EXECUTOR", "PARALLELISM", "DEFAULT_TASK_RETRIES")]
+    retries = ("DEFAULT_TASK_RETRY_DELAY", "DEFAULT_TASK_RETRIES")
+    names = [f"AIRFLOW__CORE__{name}" for name in ("EXECUTOR", "PARALLELISM", *retries)]
     scheduler = services["airflow-scheduler"]["environment"]
     own = airflow_local.environment()
     assert [scheduler[name] for name in names] == [own[name] for name in names], "as with make up"
