@@ -81,15 +81,21 @@ class CheckpointStore:
         self._last: dict[str, tuple[int, int]] = {}
         self._tried = self._failed = 0
 
-    def restore(self, folder: Path) -> bool:
+    def restore(self, folder: Path, anew: bool = False) -> bool:
         """Make `folder` of the newest whole state; false if there is none.
+
+        Args:
+            anew: work that is finished is done once more, so its states are none; what was begun goes on.
 
         Raises:
             StageFailed: the store does not answer, or refuses.
         """
         try:
             self._sweep()
-            for key in reversed(self._keys("states/")):
+            states = self._keys("states/")
+            if anew and states and self._finished(states[-1]):
+                return False
+            for key in reversed(states):
                 if self._fetch(key, folder):
                     return True
         except REFUSED as error:
@@ -213,6 +219,12 @@ class CheckpointStore:
         except ValidationError as error:
             raise _Broken(str(error)) from error
 
+    def _finished(self, key: str) -> bool:
+        try:
+            return self._read(key).finished
+        except _Broken:
+            return False
+
     def _sweep(self) -> None:
         """Remove what finished trainings of this stage have left."""
         stage = self._name.rpartition("-")[0]
@@ -225,9 +237,8 @@ class CheckpointStore:
             if not states or newest is None or prefix == f"{self._under(self._name)}/":
                 continue
             age = datetime.datetime.now(datetime.UTC) - newest
-            with suppress(_Broken):
-                if age > SWEPT and self._read(states[-1]).finished:
-                    self._remove([each["Key"] for each in content])
+            if age > SWEPT and self._finished(states[-1]):
+                self._remove([each["Key"] for each in content])
 
     def _keys(self, folder: str) -> list[str]:
         pages = self._pages(Prefix=self._key(folder))

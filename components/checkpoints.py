@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -24,6 +25,9 @@ import yaml
 
 from components.checkpoint_store import FINISHED, URI, CheckpointStore
 from components.stage import Stage, StageFailed, give_up, home
+
+FORCED = "CSLM_FORCED"
+"""Set by the pipeline (dags/dvc_stage.py) if what is finished is to be done once more."""
 
 
 @contextmanager
@@ -41,8 +45,11 @@ def checkpoints_of(stage: Stage) -> Iterator[Path]:
     folder = home() / "checkpoints" / _name(stage)
     try:
         store = CheckpointStore(os.environ[URI], folder.name) if os.environ.get(URI) else None
+        anew = bool(os.environ.get(FORCED))
+        if anew and (folder / FINISHED).exists():
+            shutil.rmtree(folder)
         if store is not None and not _begun(folder):
-            store.restore(folder)
+            store.restore(folder, anew)
     except StageFailed as error:
         give_up(f"{stage.name}: {error}", error)
     folder.mkdir(parents=True, exist_ok=True)

@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 EMBEDDED = "embedded"
 REMOTE = "CSLM_DVC_REMOTE"
 NODE = "PET_NODE_RANK"
+FORCED = "CSLM_FORCED"
+"""What tells a training that a finished one is none (components/checkpoints.py)."""
 PR_SET_PDEATHSIG = 1
 FIRST = 1
 """Process id in a container, which has no parent to die with."""
@@ -154,6 +156,7 @@ def bring(repo: Repo, address: str, force: bool, pull: bool) -> str:
         if state == "cached" and pull:
             _note(stage)
     if state == "ran":
+        os.environ[FORCED] = "yes" if force else ""
         repo.reproduce(targets=[address], single_item=True, force=force)
     if pull:
         inputs = [each.addressing for each in repo.index.graph.successors(stage) if each.is_data_source]

@@ -199,3 +199,15 @@ def test_what_finished_trainings_left_is_removed_after_a_day(
     assert not _keys("checkpoints/pretrain-old/")
     assert _keys("checkpoints/pretrain-running/")
     assert _keys("checkpoints/finetune-old/"), "another stage's"
+
+
+def test_finished_work_is_done_once_more_if_it_is_forced_and_begun_work_goes_on(tmp_path: Path) -> None:
+    folder = tmp_path / "here" / NAME
+    _training(folder, 10)
+    here, there = CheckpointStore(URI, NAME), tmp_path / "there" / NAME
+    assert here.upload(folder)
+    assert CheckpointStore(URI, NAME).restore(there, anew=True), "it was killed, and tried again"
+    (folder / checkpoint_store.FINISHED).touch()
+    assert here.upload(folder)
+    assert not CheckpointStore(URI, NAME).restore(tmp_path / "forced" / NAME, anew=True)
+    assert CheckpointStore(URI, NAME).restore(tmp_path / "asked" / NAME)

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import boto3
@@ -197,6 +198,19 @@ def test_only_the_same_training_continues(project: Path) -> None:
     assert len(set(folders)) == len(set(runs)) == 1 + len(files), (
         "data, code and start each begin another training"
     )
+
+
+def test_a_forced_training_begins_anew_only_where_one_is_finished(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (project / "dvc.yaml").write_text(json.dumps({"stages": {"pretrain": {"deps": [], "params": ["seed"]}}}))
+    monkeypatch.setenv("CSLM_FORCED", "yes")
+    for left in (False, True, False):  # killed; goes on to its end; done once more
+        with suppress(InterruptedError), checkpoints_of(Stage("pretrain")) as folder:
+            assert (folder / "half").exists() is left
+            (folder / "half").touch()
+            if not left:
+                raise InterruptedError
 
 
 def test_other_ranks_continue_a_training_and_another_recipe_does_not(project: Path) -> None:

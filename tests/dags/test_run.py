@@ -179,6 +179,18 @@ def test_forced_stage_runs_although_cached(project: Path) -> None:
     toy.calls(project)
 
 
+def test_what_a_forced_stage_gave_is_taken_though_the_commit_knows_another(project: Path) -> None:
+    toy.states(toy.pipeline(project, "before", overrides={"double.factor": 5}))
+    chance = project / "var" / "chance"
+    chance.write_text("100")
+    states = toy.states(toy.pipeline(project, "after", ref="runs/before", force=["double"]))
+    chance.unlink()
+    assert (states["double"], states["final"]) == ("ran", "ran")
+    evaluation = json.loads((project / "var" / "runs" / "after" / "metrics" / "evaluation.json").read_text())
+    assert evaluation["asr"]["en"]["wer"] == (5 * 21 + 100 + 1) / 1000
+    toy.calls(project)
+
+
 def test_killed_stage_is_reported_and_rerun_gives_the_undisturbed_result(project: Path) -> None:
     overrides = {"final.mode": "hang"}
     process = toy.pipeline(project, "killed", overrides=overrides)

@@ -82,7 +82,9 @@ elif what == "double":
     for done in range(3):
         print(f"progress: {done}/3 numbers", flush=True)
     number = int(pathlib.Path("work/corpora/one/number").read_text())
-    write("work/doubled/number", str(number * int(param("factor"))))
+    chance = pathlib.Path(os.environ["CSLM_HOME"], "chance")
+    more = int(chance.read_text()) if chance.exists() else 0  # what no dep tells of
+    write("work/doubled/number", str(number * int(param("factor")) + more))
     write("report/validation/statistics.json", json.dumps({param("profile"): {"number": number}}))
     for name, mark in (("double-done", "finished"), ("double-other", "step"), ("final-done", "finished")):
         write(f"{os.environ['CSLM_HOME']}/checkpoints/{name}/{mark}", "")
