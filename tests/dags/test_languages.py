@@ -38,12 +38,14 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_run_has_all_that_the_version_knows_and_the_new_language(project: Path) -> None:
+    now = {"corpora": {**KNOWN["corpora"], "later": {"format": "tsv", "path": "data/later"}}}  # type: ignore[dict-item]
+    (project / "params.yaml").write_text(yaml.safe_dump(now))
     version, overrides = languages.parameters_with("cslm", "production", "es", SPANISH)
     assert version == 1
     assert overrides == {
         "languages": ["en", "fr", "es"],
         "corpora": {
-            "assistant": None,  # params.yaml has it, and the version was not trained on it
+            "later": None,  # params.yaml has it by now, and the version was not trained on it
             "one": KNOWN["corpora"]["one"],  # type: ignore[index]
             "two": KNOWN["corpora"]["two"],  # type: ignore[index]
             "spanish": SPANISH["spanish"],

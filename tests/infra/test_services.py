@@ -109,7 +109,6 @@ def test_a_candidate_goes_to_production_when_a_person_approves(
     assert list(question["params"]) == ["reason"], "what the page asks for beside the buttons"
     [judged] = _promote_calls(project)
     assert judged["command"] == "gate", "nothing moves before the answer"
-    assert (judged["--model"], judged["--version"]) == ("cslm", "7"), "what was registered"
     answer = {"chosen_options": ["Approve"], "params_input": {"reason": "sounds better"}}
     running.call(detail, answer, token, method="PATCH")
     assert running.ended(f"{dag}/{run['dag_run_id']}", token) == "success"
@@ -253,6 +252,8 @@ def test_a_candidate_is_judged_once(services: str, project: Path, ports: dict[st
     registry.delete_model_version_tag("cslm", version.version, "stage")
     running.clear(train, run, "register", token)
     running.until(lambda: running.call(judging, token=token)["total_entries"] == before + 1)
+    running.until(lambda: _promote_calls(project)[-1].get("--version") == str(version.version))
+    assert _promote_calls(project)[-1]["--model"] == "cslm", "the very version whose registration was told"
 
 
 def test_a_language_is_told_of_by_the_version_of_its_own_run(
