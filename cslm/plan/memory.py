@@ -77,7 +77,7 @@ def memory(
     return Memory(
         weights=width * (mine if stage == 3 else parameters),
         optimizer=owned * (12 if copies else 8),
-        gradients=kept + max(4 * owned if copies else 0, 0 if stage else bucket),
+        gradients=kept + max(4 * owned if copies else 0, 0 if stage or ranks == 1 else bucket),
         activations=inputs if checkpointing else layer * config.num_hidden_layers,
         logits=12.0 * labelled * config.vocab_size,  # log-softmax, its gradient, and that of the logits
         layer=flowing + (layer if checkpointing else 0),
