@@ -45,7 +45,8 @@ class Approval(ApprovalOperator):
 def asked(context: Mapping[str, Any]) -> tuple[str, int | None]:
     """Model and version: of the candidate whose registration has started the run, else of the parameters."""
     told = context["triggering_asset_events"].get(assets.CANDIDATE)
-    given = (told[-1].extra if told else {}) or context["params"]
+    extra = told[-1].extra if told else {}
+    given = extra if "model" in extra else context["params"]  # somebody else may tell of a candidate, too
     return given["model"], given["version"]
 
 
