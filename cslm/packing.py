@@ -32,7 +32,7 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import Dataset
 
-from cslm.row_store import RowSource, RowStore, Shard, StoredRows
+from cslm.row_store import KeptRows, RowSource, RowStore, Shard, StoredRows
 from cslm.sequences import IGNORE, Sequence
 
 log = logging.getLogger("cslm")
@@ -256,6 +256,7 @@ class PackedRows(Dataset[dict[str, Any]]):
         self.manifest = PackedManifest(**json.loads((folder / "manifest.json").read_text("utf-8")))
         self.manifest.shards = [Shard(**each) for each in self.manifest.shards]  # type: ignore[arg-type]
         self._shards: SequenceOf[npt.NDArray[np.int32] | StoredRows]
+        self._kept: KeptRows | None = None
         self._readers: ThreadPoolExecutor | None = None
         self._coming: dict[int, Future[npt.NDArray[np.int32]]] = {}
         if not self.manifest.shards:
@@ -263,12 +264,12 @@ class PackedRows(Dataset[dict[str, Any]]):
         elif source is None:
             raise ValueError(f"{folder} has no rows, as they are in a store (compose.store): say in which")
         else:
-            self._shards = self._stored(source, np.load(folder / CHECKS))
+            self._kept = KeptRows(Path(source.kept))
+            self._shards = self._stored(RowStore(source.store), self._kept, np.load(folder / CHECKS))
             self._readers = ThreadPoolExecutor(READERS, "rows")
         self._starts = np.cumsum([0, *map(len, self._shards)])
 
-    def _stored(self, source: RowSource, checks: npt.NDArray[np.uint32]) -> list[StoredRows]:
-        store, kept = RowStore(source.store), Path(source.kept)
+    def _stored(self, store: RowStore, kept: KeptRows, checks: npt.NDArray[np.uint32]) -> list[StoredRows]:
         shards = self.manifest.shards
         of_each = np.split(checks, np.cumsum([shard.rows for shard in shards])[:-1])
         shape = (len(PLANES), self.manifest.length)
@@ -294,6 +295,12 @@ class PackedRows(Dataset[dict[str, Any]]):
         if self._readers is not None:
             self._readers.shutdown(cancel_futures=True)
             self._readers = None
+        if self._kept is not None and self._kept.turned_away:
+            log.warning(
+                "%d rows were read from the store that were not kept in %s",
+                self._kept.turned_away,
+                self._kept.folder,
+            )
         self._coming.clear()
 
     def _row(self, index: int) -> npt.NDArray[np.int32]:

@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import logging
 import os
 import re
 import shutil
 import zlib
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -27,8 +27,10 @@ import numpy as np
 import numpy.typing as npt
 from pyarrow import fs
 
+log = logging.getLogger("cslm")
+
 FREE = 0.1
-"""Share of the disk that stays free: what is read beyond that is not kept."""
+"""Share of the disk that stays free, as for checkpoints: what is read beyond that is not kept."""
 ATTEMPTS = 8
 """How often a store is asked that does not answer; the pauses between grow to seconds."""
 OPEN = 256
@@ -145,13 +147,61 @@ class RowStore:
         )
 
 
+class KeptRows:
+    """What was read from a store, on this machine's disk.
+
+    Args:
+        folder: of the files.
+
+    Attributes:
+        turned_away: how many rows were read that the disk did not take; each is read anew when it is needed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.turned_away = folder, 0
+
+    def read(self, name: str, offset: int, size: int) -> bytes:
+        """So many bytes of a file, or fewer: what it lacks was not kept."""
+        try:
+            file = os.open(self.folder / name, os.O_RDONLY)
+        except OSError:
+            return b""
+        try:
+            return os.pread(file, size, offset)
+        finally:
+            os.close(file)
+
+    def keep(self, name: str, offset: int, content: bytes) -> None:
+        """Write a row into its place, if the disk takes it; the first one that it does not is told."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            disk = shutil.disk_usage(self.folder)
+            if disk.free < FREE * disk.total + len(content):
+                free, total = disk.free / 1e9, disk.total / 1e9
+                raise OSError(f"{free:.1f} of its {total:.1f} GB are free, and {FREE:.0%} stay so")
+            file = os.open(self.folder / name, os.O_WRONLY | os.O_CREAT, 0o644)
+            try:
+                os.pwrite(file, content, offset)
+            finally:
+                os.close(file)
+        except OSError as error:
+            self.turned_away += 1
+            if self.turned_away == 1:
+                log.warning(
+                    "rows from the store (compose.store) are not kept in %s, so they are read anew each time: "
+                    "%s. Make room there, or give another disk (CSLM_ROWS)",
+                    self.folder,
+                    error,
+                )
+
+
 class StoredRows:
     """The rows of a shard that lies in a store; `rows[i]` is (planes, length) int32, as of a mapped array.
 
     Args:
         shape: of a row.
         checks: CRC-32 of each row.
-        kept: folder on this machine's disk for what has been read.
+        kept: what this machine has read.
     """
 
     def __init__(
@@ -160,10 +210,10 @@ class StoredRows:
         shard: Shard,
         shape: tuple[int, int],
         checks: npt.NDArray[np.uint32],
-        kept: Path,
+        kept: KeptRows,
     ) -> None:
-        self._store, self._shard, self._shape, self._checks = store, shard, shape, checks
-        self._kept, self._bytes = kept / shard.name, shape[0] * shape[1] * np.dtype(np.int32).itemsize
+        self._store, self._shard, self._shape, self._checks, self._kept = store, shard, shape, checks, kept
+        self._bytes = shape[0] * shape[1] * np.dtype(np.int32).itemsize
 
     def __len__(self) -> int:
         return self._shard.rows
@@ -176,40 +226,18 @@ class StoredRows:
             StoreRefuses: the store does not let who asks read it.
             StoreAway: it does not answer.
         """
-        offset, check = self._shard.offset + index * self._bytes, int(self._checks[index])
-        content = self._on_disk(offset)
+        name, check = self._shard.name, int(self._checks[index])
+        offset = self._shard.offset + index * self._bytes
+        content = self._kept.read(name, offset, self._bytes)
         if not self._is_whole(content, check):
-            content = self._store.read(self._shard.name, offset, self._bytes)
+            content = self._store.read(name, offset, self._bytes)
             if not self._is_whole(content, check):
                 raise RowsLost(
-                    f"{self._shard.name} in {self._store.uri} (compose.store) is not what was written: "
+                    f"{name} in {self._store.uri} (compose.store) is not what was written: "
                     f"remove it and {AGAIN}"
                 )
-            self._keep(offset, content)
+            self._kept.keep(name, offset, content)
         return np.frombuffer(content, np.int32).reshape(self._shape)
 
     def _is_whole(self, content: bytes, check: int) -> bool:
         return len(content) == self._bytes and zlib.crc32(content) == check
-
-    def _on_disk(self, offset: int) -> bytes:
-        try:
-            file = os.open(self._kept, os.O_RDONLY)
-        except OSError:
-            return b""
-        try:
-            return os.pread(file, self._bytes, offset)
-        finally:
-            os.close(file)
-
-    def _keep(self, offset: int, content: bytes) -> None:
-        """As far as the disk lets us: the row is at hand, and can be read again."""
-        with suppress(OSError):
-            self._kept.parent.mkdir(parents=True, exist_ok=True)
-            disk = shutil.disk_usage(self._kept.parent)
-            if disk.free < FREE * disk.total + len(content):
-                return
-            file = os.open(self._kept, os.O_WRONLY | os.O_CREAT, 0o644)
-            try:
-                os.pwrite(file, content, offset)
-            finally:
-                os.close(file)

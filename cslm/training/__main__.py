@@ -53,6 +53,7 @@ def main() -> None:
     try:
         rows = PackedRows(job.rows, job.source)
         trained = train(model, rows, job.config, job.checkpoints, tell, job.speech_tokens)
+        rows.close()
     except Preempted:
         _leave(PREEMPTED)
     except (RowsLost, StoreRefuses) as error:

@@ -86,9 +86,11 @@ def test_a_row_that_has_rotted_on_the_disk_is_read_again(packed: Packed) -> None
     assert _same(packed.local, packed.open(), [3])
 
 
-def test_a_disk_that_fails_is_none(packed: Packed) -> None:
+def test_a_disk_that_fails_is_none(packed: Packed, caplog: pytest.LogCaptureFixture) -> None:
     packed.kept.write_text("no folder")
-    assert _same(packed.local, packed.open(), [3])
+    assert _same(packed.local, packed.open(), [3, 4])
+    [told] = caplog.messages
+    assert str(packed.kept) in told and "File exists" in told
 
 
 def test_a_row_that_is_not_what_was_written_is_refused(packed: Packed) -> None:
@@ -127,12 +129,19 @@ def test_a_volume_that_is_not_there_is_told_and_not_made(packed: Packed, tmp_pat
         PackedRows(packed.folder)
 
 
-def test_a_disk_that_is_nearly_full_keeps_nothing(packed: Packed, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_is_nearly_full_keeps_nothing_and_says_so(
+    packed: Packed, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(row_store, "FREE", 0.1)
     usage = row_store.shutil.disk_usage(packed.folder)._replace(total=1000, used=901, free=99)
     monkeypatch.setattr(row_store.shutil, "disk_usage", lambda _: usage)
-    assert _same(packed.local, packed.open(), [3, 9])
+    stored = packed.open()
+    assert _same(packed.local, stored, [3, 9])
     assert not list(packed.kept.iterdir())
+    stored.close()
+    first, last = caplog.messages
+    assert "0.0 of its 0.0 GB are free, and 10% stay so" in first and "CSLM_ROWS" in first
+    assert last == f"4 rows were read from the store that were not kept in {packed.kept}"
 
 
 def test_what_was_interrupted_in_the_store_is_brought_again(packed: Packed, tmp_path: Path) -> None:
