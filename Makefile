@@ -79,6 +79,7 @@ bench: setup  ## Speed against baselines, into benchmarks/results.json and speed
 	@$(COMPONENTS) -m benchmarks.generation
 	@$(COMPONENTS) -m benchmarks.speech_units
 	@$(COMPONENTS) -m benchmarks.speaking
+	@$(COMPONENTS) -m benchmarks.first_sound
 	@$(COMPONENTS) -m benchmarks.training_step
 	@$(COMPONENTS) -m benchmarks.padded_training --phase pretrain
 	@$(COMPONENTS) -m benchmarks.padded_training --phase finetune

@@ -10,6 +10,8 @@ mapped over its items. CSLM_RUNNER says where stages work (dags/runners).
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
@@ -69,6 +71,14 @@ def record(facts: dict[str, Any]) -> str:
         return run.record(facts, log.info)
 
 
+def close(context: Mapping[str, Any]) -> None:
+    """The run is FAILED in MLflow once a task of it has failed for good, whatever has ended that."""
+    facts = context["ti"].xcom_pull(task_ids="prepare")
+    if facts:
+        with suppress(tracking.TrackingFailed):
+            tracking.end(facts["mlflow_run"], "FAILED")
+
+
 with DAG(
     dag_id="cslm_train",
     description="From a speech corpus to a registered, evaluated model",
@@ -79,7 +89,7 @@ with DAG(
     max_active_runs=1,
     is_paused_upon_creation=False,
     tags=["cslm", "training"],
-    default_args=defaults.arguments("training"),
+    default_args=defaults.arguments("training") | {"on_failure_callback": [defaults.tell, close]},
     params={
         "profile": Param(
             parameters.DEFAULT_PROFILE,

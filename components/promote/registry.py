@@ -107,19 +107,30 @@ class Registry:
                 ) from error
 
     def items(self, version: ModelVersion) -> dict[str, Items]:
-        """What each test item added to a version's figures; empty if it was registered without."""
+        """What each test item added to a version's figures; empty if it was registered without.
+
+        Raises:
+            RegistryFailed: its files are no such items.
+        """
+        listed = mlflow.artifacts.list_artifacts(artifact_uri=self._uri(version, REPORT))
+        if not {TRANSCRIPTS, DIALOGUES} <= {Path(file.path).name for file in listed}:
+            return {}
         with TemporaryDirectory() as folder:
+            files = (self._download(version, f"{REPORT}/{name}", folder) for name in (TRANSCRIPTS, DIALOGUES))
             try:
-                files = (
-                    self._download(version, f"{REPORT}/{name}", folder) for name in (TRANSCRIPTS, DIALOGUES)
-                )
                 return read_items(*files)
-            except (mlflow.MlflowException, OSError):
-                return {}
+            except (ValueError, KeyError) as error:
+                raise RegistryFailed(
+                    f"the test items of {self.model} version {version.version} ({REPORT}/{TRANSCRIPTS}, "
+                    f"{DIALOGUES}) are damaged ({error!r}): train it again (make demo)"
+                ) from error
 
     def _download(self, version: ModelVersion, name: str, folder: str) -> Path:
-        uri = f"models:/{self.model}/{version.version}/artifacts/{name}"
+        uri = self._uri(version, name)
         return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=folder))
+
+    def _uri(self, version: ModelVersion, name: str) -> str:
+        return f"models:/{self.model}/{version.version}/artifacts/{name}"
 
     def stage(self, version: ModelVersion, by: str, reason: str) -> None:
         """Give `version` the alias `staging`."""

@@ -11,16 +11,28 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import corpus, documents, generation, padded_training, speaking, speech_units, training_step
+from benchmarks import (
+    corpus,
+    documents,
+    first_sound,
+    generation,
+    padded_training,
+    speaking,
+    speech_units,
+    training_step,
+)
 from benchmarks.results import BEGIN, END, RESULTS, Measured, by_turns, reached, record, table
 from components.ingest.__main__ import ingest
 from components.settings import Corpus
 from components.validate.__main__ import limits_of, measure_all
+from cslm.audio import decode
+from cslm.conversation import Assistant, Text
 from cslm.decoder import SpeechDecoder
 from cslm.generation import SpeechLanguageModel
 from cslm.packing import PackedRows, pack
 from cslm.scratch import scratch_database
 from cslm.sequences import Sequence, SequenceBuilder
+from cslm.shards import read_rows
 from cslm.tokenizer.speech_tokenizer import SpeechTokenizer, TokenizerConfig
 from tests import tiny as tiny_model
 
@@ -85,6 +97,28 @@ def test_a_first_sound_comes_before_the_last() -> None:
     assert found["decoder.first_sound"].ratio < 1
     assert 2 < found["decoder.work"].baseline < 6, "80 units are 3.2 s, if each lasts one frame"
     assert found["decoder.work"].n == 3
+
+
+def test_an_answer_in_chunks_sounds_before_all_of_its_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(first_sound, "WORDS", (8, 60))
+    models = RESULTS.parents[1] / "models"
+    model = first_sound.Told.load(models / "cslm")
+    tokenizer, decoder = SpeechTokenizer.load(models / "tokenizer"), SpeechDecoder.load(models / "decoder")
+    speech = read_rows(RESULTS.parents[1] / "data/sample/speech", ["audio", "language"], ["dev"])
+    question = next(decode(row["audio"]) for row in speech if row["language"] == "en")
+    said = {"text": "It is four in the morning.", "first": 0, "last": 60}
+    aligned = [{"chunks": [said], "units": [n * 7 % 512 for n in range(60)]}]
+    [chunk, _] = first_sound.answer_of(8, aligned)
+    assert chunk.text == "It is four in the morning. "
+    assistant = Assistant(model, tokenizer, decoder)
+    found = first_sound.compare(assistant, model, aligned, [question] * 3)
+    assert set(found) == {"first_sound.8_words", "first_sound.60_words"}
+    assert found["first_sound.60_words"].ratio < found["first_sound.8_words"].ratio
+    model.script = first_sound.script(model.builder, [chunk] * 3, "full")
+    events = list(assistant.answer(question))
+    assert [event.text for event in events if isinstance(event, Text)] == [chunk.text * 3], (
+        "it says what it is told"
+    )
 
 
 def test_answers_are_generated_both_ways(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -254,6 +254,32 @@ def test_an_error_rate_is_compared_utterance_by_utterance(store: Path) -> None:
     assert line == "| asr.en.wer | 0.12 | 0.04 | -0.16 to +0 | worse within chance |"
 
 
+def test_items_that_cannot_be_read_are_no_reason_to_be_lenient(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(2):
+        register(store)
+        keep_items(store, number + 1, [True])
+        promote("promote", "--by", "ana", "--reason", "first")
+    register(store)
+    keep_items(store, 3, [True])
+    damaged = store / "model-2" / "artifacts" / "evaluation" / "dialogues.jsonl"
+    damaged.write_text(damaged.read_text()[:-9])
+    code, text = promote("gate")
+    assert code == 1 and "test items of cslm version 3" in text and "are damaged" in text
+    whole = mlflow.artifacts.download_artifacts
+
+    def away(artifact_uri: str, dst_path: str) -> str:
+        if artifact_uri.endswith(".jsonl"):
+            raise mlflow.MlflowException("the store does not answer")
+        return str(whole(artifact_uri=artifact_uri, dst_path=dst_path))
+
+    monkeypatch.setattr(mlflow.artifacts, "download_artifacts", away)
+    result = CliRunner().invoke(app, ["gate"])
+    assert "does not answer" in str(result.exception), "which the program explains"
+    assert at("staging") is None
+
+
 def test_production_that_changed_since_it_was_compared_is_not_overwritten(store: Path) -> None:
     register(store)
     promote("promote", "--by", "ana", "--reason", "first")

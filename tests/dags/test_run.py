@@ -234,6 +234,20 @@ def test_a_stage_that_is_told_to_end_is_one_to_try_again(project: Path, who: str
     toy.calls(project)
 
 
+def test_a_stage_over_its_time_limit_fails_the_run_in_mlflow(project: Path) -> None:
+    """Airflow's own limit, which no code of ours sees coming."""
+    done = toy.demo(project, RUN="late", SET="final.mode=hang final.plus=70", CSLM_STAGE_HOURS="0.005")
+    assert done.returncode == 1
+    client = MlflowClient(f"sqlite:///{project}/var/mlflow.db")
+    experiment = client.get_experiment_by_name("cslm")
+    [late] = client.search_runs([experiment.experiment_id], "tags.pipeline_run = 'late'")
+    assert late.info.status == "FAILED"
+    pid = project / "var" / "pid"
+    assert not _lives(int(pid.read_text()))
+    pid.unlink()
+    toy.calls(project)
+
+
 def test_killed_task_takes_its_stage_with_it(project: Path) -> None:
     process = toy.pipeline(project, "orphan", overrides={"final.mode": "hang", "final.plus": 3})
     pid = project / "var" / "pid"
