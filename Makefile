@@ -36,7 +36,7 @@ from-scratch: setup  ## The same from random weights, and how long it took
 ablations: setup  ## Six variants of the training, compared: does each idea of the paper earn its place?
 	@$(ORCHESTRATOR) -m infra.ablations
 
-chat: setup  ## A page to talk to the registered model
+chat: setup  ## A page to talk to the registered model, at port 7860
 	@$(COMPONENTS) -m components.chat
 
 history: setup  ## Who put which version into production, when and why (ON=2026-11-27: what was there that day)
@@ -45,7 +45,7 @@ history: setup  ## Who put which version into production, when and why (ON=2026-
 dags: setup  ## The DAGs, when they start, and whether they can be imported
 	@$(ORCHESTRATOR) -m infra.dags
 
-images: setup  ## Container images of the components and of Airflow, by podman or docker (ONLY='validate tokenize', FROM=python:3.11-slim)
+images: setup  ## Container images of the components and of Airflow, by podman or docker (ONLY='validate tokenize', FROM=python:3.11-slim-bookworm)
 	@$(ORCHESTRATOR) -m infra.build_images $(ONLY) $(if $(FROM),--from $(FROM))
 
 # What needs one more environment than the two.
@@ -60,19 +60,19 @@ kubeflow-local: setup  ## That YAML run here, each stage in its container (PROFI
 up: setup  ## Airflow and MLflow in the background (AIRFLOW_PORT=8080, MLFLOW_PORT=5000)
 	@$(ORCHESTRATOR) -m infra.services up
 
-corpus-landed: setup  ## Tell that Airflow of new data (after dvc add): is it time to train?
+corpus-landed: setup  ## Tell Airflow (of make up or make compose) of new data, after dvc add: is it time to train?
 	@$(ORCHESTRATOR) -m infra.corpus_landed
 
-down:  ## Stop them
+down:  ## Stop what make up started
 	@$(ORCHESTRATOR) -m infra.services down
 
-compose: setup  ## All of it in containers: PostgreSQL, object store, MLflow, Airflow, chat page (CHAT_PORT=7860 and the above)
+compose: setup  ## All of it in containers: PostgreSQL, object store, MLflow, Airflow, chat page (after make images; AIRFLOW_PORT=, MLFLOW_PORT=, CHAT_PORT=7860)
 	@$(ORCHESTRATOR) -m infra.compose up
 
-compose-down:  ## Stop those; what they keep stays in their volumes
+compose-down:  ## Stop what make compose started; what it keeps stays in its volumes
 	@$(ORCHESTRATOR) -m infra.compose down
 
-kubernetes: setup  ## The same for a cluster: its manifests and the code, as files (CSLM_REGISTRY=, OVERLAY=all or trial)
+kubernetes: setup  ## All of it for a cluster: its manifests and the code, as files (CSLM_REGISTRY=, OVERLAY=all or trial)
 	@$(ORCHESTRATOR) -m infra.cluster
 
 bench: setup  ## Speed against baselines, into benchmarks/results.json and speed.md (25 minutes; leave the machine alone)
