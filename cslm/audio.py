@@ -25,6 +25,10 @@ class BadAudio(ValueError):
     """A file that holds no usable speech signal; the message says why, for the person who made it."""
 
 
+class TooLong(BadAudio):
+    """More sound than is allowed."""
+
+
 def decode(source: bytes | Path, max_duration_s: float = float("inf")) -> Samples:
     """Decode WAV, FLAC, MP3, Ogg Opus/Vorbis or NIST SPHERE to mono float32 (samples,) at 16 kHz.
 
@@ -42,7 +46,7 @@ def decode(source: bytes | Path, max_duration_s: float = float("inf")) -> Sample
                     raise BadAudio(f"{file.channels} channels; mono or stereo is allowed")
                 if file.frames > max_duration_s * file.samplerate:
                     seconds = file.frames / file.samplerate
-                    raise BadAudio(f"{seconds:.1f} s long; at most {max_duration_s:g} s is allowed")
+                    raise TooLong(f"{seconds:.1f} s long; at most {max_duration_s:g} s is allowed")
                 frames, rate = file.frames, file.samplerate
                 samples = file.read(dtype="float32", always_2d=True)
         except soundfile.LibsndfileError as error:

@@ -30,6 +30,9 @@ from cslm.tokenizer import Tokenizer, open_tokenizer
 PIECE_UNITS = 16
 """Units (about 0.6 s) that the decoder gets at once."""
 MAX_NEW_TOKENS = 768
+"""Of an answer, or as many as the rows that the model was trained on have, if those are longer."""
+CUT = "…"
+"""What an answer ends with that is longer."""
 REMEMBERED_TOKENS = 256
 """Of earlier turns, by default: with a question and its answer they fill the 512 of the sample model."""
 
@@ -78,6 +81,14 @@ class History:
         self.turns.append(turn)
         while sum(map(len, self.turns)) > self.longest:
             self.turns.pop(0)
+
+    def fitting(self, room: int) -> list[list[int]]:
+        """The latest turns that have `room` tokens at most."""
+        first, left = len(self.turns), room
+        while first and len(self.turns[first - 1]) <= left:
+            first -= 1
+            left -= len(self.turns[first])
+        return self.turns[first:]
 
 
 class UnknownLanguage(ValueError):
@@ -159,8 +170,8 @@ class Assistant:
         sampling: Sampling | None,
     ) -> Iterator[Event]:
         builder = self.model.builder
-        earlier = list(history.turns)
         prompt = builder.prompt_dialogue(units, None, None, chain)
+        earlier = self._earlier(history, prompt)
         heard = self._question(builder.next_turn(earlier, prompt))
         text = builder.decode(heard)
         yield Heard(text)
@@ -169,7 +180,7 @@ class Assistant:
         if wanted != asked:
             prompt = builder.prompt_dialogue(units, asked, wanted, chain)
         begun = [*prompt, builder.question_id, *heard, builder.answer_id]
-        tokens = self.model.stream(builder.next_turn(earlier, begun), "answer", MAX_NEW_TOKENS, sampling)
+        tokens = self.model.stream(builder.next_turn(earlier, begun), "answer", self._most, sampling)
         said: list[int] = []
         try:
             yield from self._voiced(tokens, voice or self.voices(wanted)[0], said.append)
@@ -201,24 +212,32 @@ class Assistant:
             return
         yield Heard(question)
         if wanted != asked:
-            translated = self.model.stream(builder.prompt_mt(question, asked, wanted), "text", MAX_NEW_TOKENS)
+            translated = self.model.stream(builder.prompt_mt(question, asked, wanted), "text", self._most)
             question = builder.decode(translated)
         history = history or History()
         prompt = builder.prompt_text(question, wanted)
-        told = builder.next_turn(history.turns, prompt)
-        written = list(self.model.stream(told, "text", MAX_NEW_TOKENS, sampling))
+        told = builder.next_turn(self._earlier(history, prompt), prompt)
+        written = list(self.model.stream(told, "text", self._most, sampling))
         answer = builder.decode(written)
+        yield Text(answer + CUT if len(written) == self._most else answer)
         history.add(prompt + written)
-        yield Text(answer)
         if not answer.strip():
             return
-        tokens = self.model.stream(builder.prompt_tts(answer, wanted), "speech", MAX_NEW_TOKENS, sampling)
+        tokens = self.model.stream(builder.prompt_tts(answer, wanted), "speech", self._most, sampling)
         yield from self._voiced(tokens, voice or self.voices(wanted)[0])
+
+    def _earlier(self, history: History, prompt: list[int]) -> list[list[int]]:
+        """Turns to be put before a prompt: with it and a reply as long, no more than the model has learnt."""
+        return history.fitting(self.model.longest - 2 * len(prompt))
+
+    @property
+    def _most(self) -> int:
+        return max(MAX_NEW_TOKENS, self.model.longest)
 
     def _question(self, prompt: list[int]) -> list[int]:
         """Tokens of the question's text, as the model hears it."""
         heard: list[int] = []
-        for token in self.model.stream(prompt, "dialogue", MAX_NEW_TOKENS):
+        for token in self.model.stream(prompt, "dialogue", self._most):
             if token == self.model.builder.answer_id:
                 break
             heard.append(token)
@@ -233,6 +252,7 @@ class Assistant:
         text: list[int] = []
         units: list[int] = []
         given: list[int] = []  # to the decoder, and not heard yet
+        cut = False
         making: deque[Future[Speech]] = deque()
 
         def speak(piece: list[int], last: bool = False) -> Speech:
@@ -244,8 +264,9 @@ class Assistant:
 
         with ThreadPoolExecutor(1, thread_name_prefix="speech decoder") as mouth:
             try:
-                for token in tokens:
+                for count, token in enumerate(tokens, start=1):
                     on_token(token)
+                    cut = count == self._most
                     if builder.is_unit(token):
                         units += builder.parse_units([token])
                     elif token == builder.speech_start_id:
@@ -259,8 +280,8 @@ class Assistant:
                         units = []
                     while making and making[0].done():
                         yield from _sound(making.popleft())
-                if text:
-                    yield Text(builder.decode(text))
+                if text or cut:
+                    yield Text(builder.decode(text) + (CUT if cut else ""))
                 making.append(mouth.submit(speak, units))
                 making.append(mouth.submit(speak, [], last=True))
                 while making:

@@ -62,6 +62,8 @@ class SpeechLanguageModel:
         self.tokenizer = tokenizer
         self.builder = SequenceBuilder(tokenizer)
         self._grammar = Grammar(self.builder, model.config.vocab_size)
+        # The templates are encoded now: a tokenizer that two threads use must not change what it splits.
+        self.builder.next_turn([[]], [])
 
     @classmethod
     def load(cls, folder: Path) -> SpeechLanguageModel:

@@ -38,7 +38,10 @@ LONGEST_TEXT = 150
 has some 40 at most, spelled in bytes; the full chain has its whole answer in one."""
 
 LONGEST_CYCLE, REPEATS = 16, 3
-"""No cycle of up to 16 tokens of text, or of units in a stretch, is gone through more than three times."""
+"""No cycle of up to 16 tokens of text, or of units in a stretch, is gone through more than three times; but a
+number may have as many equal digits as it likes."""
+BLANKS = "\u0120\u2581 "
+"""How tokenizers write the blank before a word."""
 
 RAMBLING, DIFFERENT = 64, 16
 """A text of which the last 64 tokens are 16 at most goes on no more. Prose has twice as many, and lists too."""
@@ -125,6 +128,8 @@ class Grammar:
         kinds[builder.speech_start_id], kinds[builder.speech_end_id] = Kind.SPEECH_START, Kind.SPEECH_END
         kinds[builder.end_id] = Kind.END
         self._kinds, self._speech_end = kinds, builder.speech_end_id
+        known = builder.tokenizer.get_vocab().items()
+        self._digits = {token for text, token in known if text.strip(BLANKS).isdigit()}
         self._instruction = len(builder.prompt_tts("", ""))
         self._text = torch.tensor([kind == Kind.TEXT for kind in kinds])
         self._units = torch.tensor([kind == Kind.UNIT for kind in kinds])
@@ -139,7 +144,7 @@ class Grammar:
         """A legal token for each row of `logits` (n, V), as `pick` prefers; `positions` move on behind it."""
         illegal = self._illegal[[position.state for position in positions]]
         for row, position in enumerate(positions):
-            for token in circling(position.text) | circling(position.speech):
+            for token in (circling(position.text) - self._digits) | circling(position.speech):
                 illegal[row, token] = True
             long = position.state in (State.ASKED, State.CHUNK) and position.tokens >= LONGEST_TEXT
             if long or (rambling(position.text) and position.state != State.ANSWERED):

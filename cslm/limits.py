@@ -40,7 +40,8 @@ def check_written(text: str, model: SpeechLanguageModel, language: str | None) -
     """A written question that is to be answered in `language`.
 
     Raises:
-        NoQuestion: it has no letter and no digit, or more than `LONGEST_TOKENS` tokens.
+        NoQuestion: it has no letter and no digit, no Unicode characters, or more than `LONGEST_TOKENS` tokens.
     """
-    if not any(map(str.isalnum, text)) or len(model.builder.text_ids(text)) > LONGEST_TOKENS:
+    writable = not any("\ud800" <= character <= "\udfff" for character in text)  # half of a pair, in JSON
+    if not (writable and any(map(str.isalnum, text)) and len(model.builder.text_ids(text)) <= LONGEST_TOKENS):
         raise NoQuestion.because("unwritten", language)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from faster_whisper.vad import get_speech_timestamps
 
-from cslm.audio import SAMPLE_RATE, BadAudio, Samples, decode
+from cslm.audio import SAMPLE_RATE, BadAudio, Samples, TooLong, decode
 from cslm.tokenizer import Tokenizer
 from cslm.units import merge_runs
 
@@ -60,6 +60,8 @@ def read_recording(source: bytes | Path) -> Samples:
     """
     try:
         return decode(source, 10 * LONGEST_S)
+    except TooLong as error:
+        raise NoQuestion.because("long", None, int(LONGEST_S)) from error
     except BadAudio as error:
         raise NoQuestion(
             f"This recording cannot be used: {error}. Allowed: WAV, FLAC, MP3 or Ogg, up to 30 s."

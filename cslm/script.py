@@ -87,11 +87,11 @@ def _cells_of_intent(path: Path, seed: int, translated: Path | None) -> Iterator
     if translated is not None and (translated / path.name).exists():
         _translate(intent, translated / path.name)
     rng = random.Random(f"{seed}/{path.stem}")
-    known = intent["questions"]
-    languages = list(known)
-    facts = [_merge(values) for values in itertools.product(*intent["values"])]
-    splits = _draw_splits(len(facts), len(known[languages[0]]), len(intent["values"]) > 1, rng)
     try:
+        known = intent["questions"]
+        languages = list(known)
+        facts = [_merge(values) for values in itertools.product(*intent["values"])]
+        splits = _draw_splits(len(facts), len(known[languages[0]]), len(intent["values"]) > 1, rng)
         for (fact, phrasing), split in sorted(splits.items()):
             templates = intent["unseen"] if phrasing < 0 else known
             yield Cell(
@@ -104,6 +104,8 @@ def _cells_of_intent(path: Path, seed: int, translated: Path | None) -> Iterator
             )
     except (KeyError, IndexError) as error:
         raise ValueError(f"{path}: missing {error}; see the other intents for the format") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def _translate(intent: dict[str, Any], path: Path) -> None:
@@ -129,6 +131,10 @@ def _as_long(given: list[Any], wanted: Sequence[Any], where: str) -> list[Any]:
 
 def _draw_splits(facts: int, phrasings: int, pairs: bool, rng: random.Random) -> dict[tuple[int, int], str]:
     """Split of each (fact, phrasing); phrasing -1 is the unseen one. A cell that is not here is not used."""
+    kept = TEST_PAIRS + DEV_PAIRS if pairs else TEST_CELLS + 1
+    if (facts if pairs else facts * phrasings) <= kept:
+        what = "combinations of values" if pairs else "cells (values times phrasings)"
+        raise ValueError(f"more than {kept} {what} are needed: so many are kept from training")
     order = rng.sample(range(facts), facts)
     splits: dict[tuple[int, int], str] = {}
     if pairs:  # whole combinations of slot values are kept from training

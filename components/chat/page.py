@@ -75,6 +75,7 @@ class Visit:
 def build(assistant: Assistant, title: str) -> gr.Blocks:
     """The page for one assistant."""
     languages = [(OWN, OWN)] + [(LANGUAGE_NAMES.get(name, name), name) for name in assistant.languages]
+    examples = [(said, wanted) for said, wanted in EXAMPLES if wanted in (OWN, *assistant.languages)]
     page = gr.Blocks(title="CSLM", analytics_enabled=False, delete_cache=(KEPT_S, KEPT_S))
     with page:
         gr.Markdown(f"# Talk to {title}\nAsk in one language, hear the answer in another.")
@@ -97,9 +98,9 @@ def build(assistant: Assistant, title: str) -> gr.Blocks:
                     ask = gr.Button("Ask", variant="primary", min_width=80, elem_id="ask")
                     stop = gr.Button("Stop", min_width=80, elem_id="stop")
                     anew = gr.Button("Forget", min_width=80, elem_id="forget")
-                gr.Examples([list(example) for example in EXAMPLES], [text, language], label="Try")
+                gr.Examples([list(example) for example in examples], [text, language], label="Try")
             with gr.Column(scale=3):
-                talk = gr.Chatbot(label="Conversation", height=330, elem_id="talk")
+                talk = gr.Chatbot(label="Conversation", height=330, render_markdown=False, elem_id="talk")
                 answer = gr.Audio(label="The whole answer", interactive=False, elem_id="answer")
                 timeline = gr.Dataframe(
                     headers=list(HEADS), label="How it came", interactive=False, elem_id="timeline"

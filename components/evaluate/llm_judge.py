@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import mean
@@ -24,7 +25,12 @@ PROMPT = (Path(__file__).parent / "llm_judge.txt").read_text("utf-8")
 KEY = "CSLM_JUDGE_API_KEY"
 TIMEOUT_S = 60.0
 RETRIES = 3
-MARK = re.compile(r"\b[1-5]\b")
+"""Of connecting."""
+PAUSES_S = (1.0, 4.0, 16.0)
+"""Before an endpoint that is busy is asked again, if it does not say itself when."""
+MARK = re.compile(r"\b([1-5])\b(?:\s*(?:/|out of)\s*5\b)?")
+BUSY = {429, 500, 502, 503, 504}
+"""What an endpoint says that may work a little later."""
 
 
 class JudgeFailed(RuntimeError):
@@ -77,7 +83,11 @@ def _mark(client: httpx.Client, model: str, answer: Answer) -> float:
     asked = PROMPT.format(question=dialogue.question, reference=dialogue.answer, answer=answer.parsed.text)
     body = {"model": model, "temperature": 0, "messages": [{"role": "user", "content": asked}]}
     try:
-        response = client.post("chat/completions", json=body)
+        for pause in (*PAUSES_S, None):
+            response = client.post("chat/completions", json=body)
+            if response.status_code not in BUSY or pause is None:
+                break
+            time.sleep(min(_seconds(response.headers.get("Retry-After")) or pause, TIMEOUT_S))
         response.raise_for_status()
         said = str(response.json()["choices"][0]["message"]["content"])
     except (httpx.HTTPError, ValueError, LookupError, TypeError) as error:
@@ -86,3 +96,8 @@ def _mark(client: httpx.Client, model: str, answer: Answer) -> float:
     if len(marks) != 1:
         raise JudgeFailed(f"{client.base_url}: one mark from 1 to 5 was asked for, {said[:80]!r} came")
     return float(marks[0])
+
+
+def _seconds(text: str | None) -> float:
+    """Of a header `Retry-After`; 0 if it has none, or is a date."""
+    return float(text) if text and text.isdigit() else 0.0

@@ -81,11 +81,12 @@ def evaluate_speech(
         for group in grouped(answers, lambda answer: answer.dialogue.pair).values()
         for answer in spread(_audible(group, evaluator.rules), settings.evaluate.judged_answers, seed)
     ]
-    timed = spread(items.spoken, settings.evaluate.latency_questions, seed)
+    assistant = Assistant(evaluator.model, tokenizer, decoder)
+    voiced = [dialogue for dialogue in items.spoken if dialogue.answer_language in assistant.languages]
+    timed = spread(voiced, settings.evaluate.latency_questions, seed)
     wanted = {u.id for u in judged}
     wanted |= {name for a in spoken for name in (a.dialogue.question_speech, a.dialogue.answer_speech)}
     sounds = _sounds(wanted | {dialogue.question_speech for dialogue in timed})
-    assistant = Assistant(evaluator.model, tokenizer, decoder)
     streaming, timings = _streaming(evaluator, assistant, timed, sounds)
     read = evaluator.read_aloud(texts)
     metrics = merge(

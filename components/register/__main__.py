@@ -42,7 +42,7 @@ NOTE = "mlflow.note.content"
 REQUIREMENTS = Path("requirements/components.in")
 MADE_BY = {
     MODEL / "config.json": "dvc repro finetune",
-    TOKENIZER / "model.safetensors": "dvc repro train_tokenizer",
+    TOKENIZER: "dvc repro train_tokenizer",  # trained here, or CosyVoice's
     DECODER / "config.json": "dvc repro train_decoder",
     EVALUATION: "dvc repro evaluate",
     REPORT: "dvc repro evaluate",

@@ -72,7 +72,7 @@ class Dialogue(PythonModel):
         """Answer every row, in words also those that are no question.
 
         Raises:
-            ValueError: `max_new_tokens` is more than half of what the model can see.
+            ValueError: `max_new_tokens` is more than half of what the model can see, or `batch_size` is none.
         """
         options = DEFAULTS | dict(params or {})
         positions = self.model.model.config.max_position_embeddings
@@ -80,6 +80,8 @@ class Dialogue(PythonModel):
             raise ValueError(
                 f"max_new_tokens {options['max_new_tokens']} is not allowed; give 1 to {positions // 2}"
             )
+        if options["batch_size"] < 1:
+            raise ValueError(f"batch_size {options['batch_size']} is not allowed; give 1 or more")
         answers: dict[int, Any] = {}
         questions = []
         for row, cells in enumerate(_rows(model_input)):

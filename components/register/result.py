@@ -67,6 +67,8 @@ def verify(version: ModelVersion, tag: str, digest: str) -> None:
 def _stable(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _stable(item) for key, item in value.items() if key not in VOLATILE}
+    if isinstance(value, list):
+        return [_stable(item) for item in value]
     return round(value, DECIMALS) if isinstance(value, float) else value
 
 

@@ -34,8 +34,12 @@ class Recognizer:
     def __init__(self, folder: Path) -> None:
         self._model = WhisperModel(str(folder), device="cpu", compute_type="int8")
 
+    def knows(self, language: str) -> bool:
+        """Whether it has learnt to hear a language."""
+        return language in self._model.supported_languages
+
     def transcribe(self, samples: Samples, language: str) -> str:
-        """Text of 16 kHz samples in a language."""
+        """Text of 16 kHz samples in a language that it knows."""
         segments, _ = self._model.transcribe(
             samples, language=language, beam_size=1, temperature=0.0, condition_on_previous_text=False
         )

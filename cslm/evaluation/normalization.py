@@ -26,8 +26,8 @@ UNSPACED = frozenset({"CJK", "BOPOMOFO", "HIRAGANA", "KATAKANA", "KATAKANA-HIRAG
 """Scripts without spaces between words: errors are counted by character."""
 MIN_SHARE = 0.2
 """Share of the reference tokens from which a script counts as one of an unknown language."""
-NUMBER = re.compile(r"(?<![A-Za-z\d.])(\d+(?:\.\d+)?)(%?)(年?)")
-THOUSANDS = re.compile(r"(?<=\d),(?=\d{3})")
+NUMBER = re.compile(r"(?<![A-Za-z\d.])(\d+(?:\.\d+)?)(%?)(年?)", re.ASCII)
+THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 MAX_DIGITS = 16
 """cn2an names numbers up to here; longer ones are read digit by digit."""
 
@@ -101,8 +101,9 @@ def _script(character: str) -> str:
 
 
 def _chinese(text: str) -> str:
-    text = _simplifier().convert(unicodedata.normalize("NFKC", text))
-    return _letters(NUMBER.sub(_spell_out, THOUSANDS.sub("", text)))
+    text = THOUSANDS.sub("", text)  # before the Chinese comma, which parts clauses, becomes the same sign
+    text = _simplifier().convert(unicodedata.normalize("NFKC", text)).replace("〇", "零")
+    return _letters(NUMBER.sub(_spell_out, text))
 
 
 def _plain_characters(text: str) -> str:

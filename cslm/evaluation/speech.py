@@ -118,7 +118,8 @@ class Listener:
             samples = self._decoder.speak(answer.parsed.units, voice)
             sounding = self._hear(answer.dialogue.id, "answer", language, voice, answer.parsed.text, samples)
             judge = self._judges.recognizer
-            found = judge.language(samples, list(self._rules)) if judge else None
+            known = judge is not None and judge.knows(language)
+            found = judge.language(samples, list(self._rules)) if judge and known else None
             heard.append(SpokenAnswer(answer, sounding, found))
             self._on_item()
         return heard
@@ -128,7 +129,7 @@ class Listener:
         judges, rules, silent = self._judges, self._rules[language], not len(samples)
         heard: str | None = None
         second: Errors | None = None
-        if judges.recognizer:
+        if judges.recognizer and judges.recognizer.knows(language):
             heard = "" if silent else judges.recognizer.transcribe(samples, language)
         if language == judges.second.LANGUAGE:
             guessed = "" if silent else judges.second.transcribe(samples)

@@ -67,7 +67,10 @@ def measure_streaming(
     questions: Sequence[tuple[Samples, str | None]],
     on_question: Callable[[int], None] = lambda done: None,
 ) -> tuple[dict[str, Any], list[Timing]]:
-    """Times of all questions that both chains answered in sound, and the interleaved answers' timings."""
+    """Times of all questions that both chains answered in sound, and the interleaved answers' timings.
+
+    `audio_silent` says how many questions one of the chains gave no sound to.
+    """
     chains: tuple[Chain, ...] = get_args(Chain)
     timings: dict[Chain, list[Timing]] = {chain: [] for chain in chains}
     if questions:  # the first pass through a network is slow: it is not measured
@@ -81,9 +84,9 @@ def measure_streaming(
                 timings[chain].append(timing)
         on_question(done)
     ours, full = timings["interleaved"], timings["full"]
-    if not ours:
+    if not questions:
         return {}, []
-    return _figures(ours, full), ours
+    return {"audio_silent": len(questions) - len(ours), **(_figures(ours, full) if ours else {})}, ours
 
 
 def _figures(ours: Sequence[Timing], full: Sequence[Timing]) -> dict[str, Any]:

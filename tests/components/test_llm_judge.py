@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from components.evaluate import llm_judge
 from components.evaluate.llm_judge import KEY, JudgeFailed, judge_answers
 from components.settings import LlmJudge
 from cslm.evaluation.error_rates import NO_ERRORS
@@ -23,13 +24,15 @@ class Endpoint(BaseHTTPRequestHandler):
 
     said = "5"
     status = 200
+    busy = 0
     asked: list[dict[str, Any]] = []
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.asked.append({"path": self.path, "key": self.headers["Authorization"], **body})
         reply = json.dumps({"choices": [{"message": {"role": "assistant", "content": self.said}}]}).encode()
-        self.send_response(self.status)
+        busy = len(self.asked) <= self.busy
+        self.send_response(429 if busy else self.status)
         self.send_header("Content-Length", str(len(reply)))
         self.end_headers()
         self.wfile.write(reply)
@@ -74,10 +77,27 @@ def test_each_pair_gets_the_mean_of_its_marks(judge: LlmJudge, monkeypatch: pyte
 def test_without_a_mark_nothing_is_made_up(
     judge: LlmJudge, monkeypatch: pytest.MonkeyPatch, said: str, status: int, word: str
 ) -> None:
+    monkeypatch.setattr(llm_judge, "PAUSES_S", (0.01,))
     monkeypatch.setattr(Endpoint, "said", said)
     monkeypatch.setattr(Endpoint, "status", status)
     with pytest.raises(JudgeFailed, match=word):
         judge_answers(ANSWERS, judge, seed=1, on_answer=lambda done, total: None)
+
+
+@pytest.mark.parametrize("said", ["4/5", "4 out of 5", "Mark: 4"])
+def test_a_mark_is_read_however_it_is_put(judge: LlmJudge, monkeypatch: pytest.MonkeyPatch, said: str) -> None:
+    monkeypatch.setattr(Endpoint, "said", said)
+    metrics = judge_answers(ANSWERS, judge, seed=1, on_answer=lambda done, total: None)
+    assert metrics["conversation"]["en"]["judge_score"] == 4
+
+
+def test_an_endpoint_that_is_busy_is_asked_again(judge: LlmJudge, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(llm_judge, "PAUSES_S", (0.01, 0.01))
+    monkeypatch.setattr(Endpoint, "said", "5")
+    monkeypatch.setattr(Endpoint, "busy", 2)
+    metrics = judge_answers(ANSWERS, judge, seed=1, on_answer=lambda done, total: None)
+    assert metrics["conversation"]["en"]["judge_score"] == 5
+    assert len(Endpoint.asked) == 3 + 2
 
 
 def test_an_endpoint_that_is_not_there_is_named() -> None:

@@ -341,6 +341,7 @@ def test_a_bad_row_is_answered_in_words_and_the_others_as_ever() -> None:
         ({"audio": wav(channels=8)}, "8 channels"),
         ({"audio": "%%%"}, "not base64"),
         ({"text": "why " * 5000}, "at most a hundred words"),
+        ({"text": "half of a \ud83d pair"}, "Please write a question"),
     ]
     good = {"text": "what is the capital of france?"}
     rows = [good, *(cells for cells, _ in bad), good]
@@ -354,6 +355,8 @@ def test_a_bad_row_is_answered_in_words_and_the_others_as_ever() -> None:
     assert answers.iloc[-1].equals(alone.iloc[0])
     with pytest.raises(ValueError, match="max_new_tokens 9999 is not allowed; give 1 to"):
         model.predict([good], {"max_new_tokens": 9999})
+    with pytest.raises(ValueError, match="batch_size -1 is not allowed; give 1 or more"):
+        model.predict([good], {"batch_size": -1})
 
 
 @pytest.fixture
@@ -435,6 +438,8 @@ def test_a_result_is_its_files_and_its_scores(tmp_path: Path) -> None:
     write(tmp_path / "model/config.json", "{}")
     first = result_digest([tmp_path / "model"], EVALUATION)
     assert first == result_digest([tmp_path / "model"], json.loads(json.dumps(EVALUATION)))
+    layers, again = ({**EVALUATION, "by_layer": [0.5 + noise]} for noise in (0, 1e-9))
+    assert result_digest([tmp_path / "model"], layers) == result_digest([tmp_path / "model"], again)
     worse = {**EVALUATION, "asr": {"en": {"wer": 0.04}}}
     assert first != result_digest([tmp_path / "model"], worse)
     (tmp_path / "model/config.json").rename(tmp_path / "model/other.json")

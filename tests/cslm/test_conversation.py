@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from itertools import cycle, islice
 
 import numpy as np
 import pytest
@@ -11,7 +12,17 @@ import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from cslm.audio import SAMPLE_RATE, Samples
-from cslm.conversation import Assistant, Heard, History, Refused, Speech, Text, UnknownLanguage
+from cslm.conversation import (
+    CUT,
+    MAX_NEW_TOKENS,
+    Assistant,
+    Heard,
+    History,
+    Refused,
+    Speech,
+    Text,
+    UnknownLanguage,
+)
 from cslm.decoder import DecoderConfig, SpeechDecoder, UnknownVoice
 from cslm.decoder.vocoder import SourceFilterVocoder
 from cslm.generation import SpeechLanguageModel
@@ -151,6 +162,43 @@ def test_earlier_turns_are_seen_and_the_oldest_forgotten(
     history.longest = len(history.turns[-1]) + 20
     list(talkative.answer(SPOKEN, "zh", history=history))
     assert len(history.turns) == 1
+
+
+def test_earlier_turns_leave_room_for_question_and_answer(
+    talkative: Assistant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream, longest = talkative.model.stream, talkative.model.longest
+    seen: list[int] = []
+
+    def noted(prompt: list[int], reply: str, *rest: object) -> Iterator[int]:
+        seen.append(len(prompt))
+        return stream(prompt, reply, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(talkative.model, "stream", noted)
+    history = History(longest=10 * longest)
+    list(talkative.answer(SPOKEN, "en", history=history))
+    alone = seen[0]
+    for _ in range(longest // len(history.turns[0]) + 2):
+        list(talkative.answer(SPOKEN, "en", history=history))
+    assert len(history.turns) * len(history.turns[0]) > longest
+    asked = seen[::2]  # the question is heard first, then answered
+    assert asked[1] > alone, "there is room for one"
+    assert max(asked) <= longest - alone + 10, "and the markers between turns"
+
+
+def test_an_answer_that_is_cut_off_says_so(talkative: Assistant, monkeypatch: pytest.MonkeyPatch) -> None:
+    builder, most = talkative.model.builder, max(MAX_NEW_TOKENS, talkative.model.longest)
+    word = builder.text_ids("What")
+
+    def endless(prompt: list[int], reply: str, room: int, *_: object) -> Iterator[int]:
+        yield from islice(cycle(word), room)
+
+    monkeypatch.setattr(talkative.model, "stream", endless)
+    assert most >= talkative.model.longest
+    *_, last = (event for event in talkative.answer_written(QUESTION, "en") if isinstance(event, Text))
+    assert last.text.endswith(CUT)
+    first = next(event for event in talkative.answer_written(QUESTION, "en") if isinstance(event, Text))
+    assert first.text.count("What") > 100 and first.text.endswith(CUT)
 
 
 def test_of_an_interrupted_answer_the_whole_chunks_are_remembered(talkative: Assistant) -> None:

@@ -151,6 +151,18 @@ def test_a_model_that_goes_round_in_circles_is_stopped(model: SpeechLanguageMode
     assert said == [*cycle * REPEATS, model.builder.end_id]
 
 
+def test_a_number_may_have_equal_digits(model: SpeechLanguageModel) -> None:
+    grammar = Grammar(model.builder, model.model.config.vocab_size)
+    position, said = [grammar.begin("text", [])], list[int]()
+    wanted = model.builder.text_ids("10000000")
+    assert len(wanted) > REPEATS + 1, "digit by digit"
+    for token in [*wanted, model.builder.end_id]:
+        wants = torch.zeros(1, model.model.config.vocab_size)
+        wants[0, token] = 1
+        said += grammar.choose(wants, position, greedy)
+    assert said == [*wanted, model.builder.end_id]
+
+
 @pytest.mark.parametrize(("reply", "ending"), [("text", r"\."), ("answer", r"Su+E\.")])
 def test_a_model_that_shuffles_the_same_words_comes_to_an_end(
     model: SpeechLanguageModel, reply: Reply, ending: str

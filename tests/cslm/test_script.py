@@ -72,6 +72,20 @@ def test_a_translation_that_is_too_short_is_refused_by_name(tmp_path: Path) -> N
         read_cells(INTENTS, seed=1, translated=folder)
 
 
+@pytest.mark.parametrize(
+    ("intent", "said"),
+    [
+        ("unseen: {}\n", "missing 'questions'"),
+        ("questions: {en: [a, b]}\nvalues: [[{}, {}], [{}, {}]]\n", "more than 4 combinations of values"),
+        ("questions: {en: [a, b]}\nvalues: [[{}]]\n", r"more than 3 cells \(values times phrasings\)"),
+    ],
+)
+def test_an_intent_that_lacks_something_is_named(tmp_path: Path, intent: str, said: str) -> None:
+    (tmp_path / "short.yaml").write_text(intent, "utf-8")
+    with pytest.raises(ValueError, match=rf"short\.yaml: {said}"):
+        read_cells(tmp_path, seed=1)
+
+
 def test_the_held_out_voices_speak_in_no_other_split(lines: list[Line]) -> None:
     heldout = {line.voice for line in lines if line.split == "heldout_voice"}
     assert len(heldout) == 2

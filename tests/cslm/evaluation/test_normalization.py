@@ -19,6 +19,8 @@ from cslm.evaluation.normalization import rules_for, script_tokens
         ("zh", "价格是一万二千元", "价格是12,000元"),
         ("zh", "百分之五十", "50%"),
         ("zh", "二零二六年", "2026年"),
+        ("zh", "二〇二六年", "2026年"),
+        ("zh", "他考了九十五，一百分是满分", "他考了95，100分是满分"),
         ("zh", "三点五米", "3.5米"),
         ("de", "Grüße, Straße!", "grüße straße"),
         ("ja", "東京、です。", "東京です"),
@@ -35,6 +37,7 @@ def test_same_text_however_it_is_written(language: str, one: str, other: str) ->
     [
         ("en", "nine plus three", "nine plus four"),
         ("zh", "十二", "十三"),
+        ("zh", "三", "٣"),
         ("ja", "国", "國"),
         ("hi", "की", "का"),
     ],

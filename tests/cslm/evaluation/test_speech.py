@@ -14,7 +14,7 @@ import pytest
 
 from cslm.audio import Samples, decode
 from cslm.conversation import Event, Heard, Speech, Text
-from cslm.evaluation.error_rates import count_errors, error_rate
+from cslm.evaluation.error_rates import NO_ERRORS, count_errors, error_rate
 from cslm.evaluation.held_out import Dialogue, Utterance
 from cslm.evaluation.judges import SecondOpinion
 from cslm.evaluation.normalization import rules_for
@@ -88,7 +88,7 @@ def test_a_text_that_is_read_without_a_sound_is_heard_as_silence() -> None:
             return np.zeros(0, np.float32)
 
     judges = SimpleNamespace(
-        recognizer=SimpleNamespace(transcribe=lambda samples, language: "one two"),
+        recognizer=whisper(transcribe=lambda samples, language: "one two"),
         second=SimpleNamespace(LANGUAGE="en", transcribe=lambda samples: "dog"),
         quality=SimpleNamespace(overall=lambda samples: float(len(samples))),
         voices=SimpleNamespace(embed=lambda samples: np.ones(2, np.float32)),
@@ -101,6 +101,11 @@ def test_a_text_that_is_read_without_a_sound_is_heard_as_silence() -> None:
     assert read.second_errors == read.errors, "no recogniser dreams of words in silence"
 
 
+def whisper(**answers: Any) -> SimpleNamespace:
+    """A recogniser that knows English and Mandarin, and says what it is told."""
+    return SimpleNamespace(knows=lambda language: language in ("en", "zh"), **answers)
+
+
 class Loud:
     """A decoder that says the same to everything."""
 
@@ -110,7 +115,7 @@ class Loud:
 
 def test_each_judge_who_is_there_measures() -> None:
     second = SimpleNamespace(LANGUAGE="zh", transcribe=lambda samples: "")
-    whisper = SimpleNamespace(transcribe=lambda samples, language: "one", language=lambda samples, among: "en")
+    ears = whisper(transcribe=lambda samples, language: "one", language=lambda samples, among: "en")
     dnsmos = SimpleNamespace(overall=lambda samples: 3.0)
     encoder = SimpleNamespace(embed=lambda samples: np.ones(2, np.float32))
     recordings = [Recording(Utterance(name, "en", "one two", (1,)), "ann", SILENCE + 0.1) for name in "ab"]
@@ -120,7 +125,7 @@ def test_each_judge_who_is_there_measures() -> None:
     rates = {"tts", "resynthesis"}
     for there, expected, of_answers in (
         (
-            (whisper, None, None),
+            (ears, None, None),
             rates,
             {"speech_wer", "speech_ci95", "speech_off_target", "speech_off_target_ci95"},
         ),
@@ -136,6 +141,18 @@ def test_each_judge_who_is_there_measures() -> None:
         )
         assert heard["conversation"]["en"].keys() == of_answers | {"speech_n"}
         assert [heard["answer_voices"]["en"][voice]["n"] for voice in ("ann", "bob")] == [2, 1]
+
+
+def test_a_language_that_the_recogniser_does_not_know_is_not_heard() -> None:
+    second = SimpleNamespace(LANGUAGE="en", transcribe=lambda samples: "")
+    rules = {"eo": rules_for("eo", ["unu du"])}
+    listener = Listener(Judges(whisper(), second, None, None), Loud(), rules)  # type: ignore[arg-type]
+    recording = Recording(Utterance("a", "eo", "unu du", (1,)), "ann", SILENCE + 0.1)
+    assert [sounding.heard for sounding in listener.compare([recording], {"a": [1]})] == [None] * 3
+    dialogue = Dialogue("d", "eo", "q", "s", (1,), "eo", "unu du")
+    answer = Answer(dialogue, Parsed("q", (Chunk("unu du", (1,)),), True), NO_ERRORS, True, 1, False, "eo")
+    [heard] = listener.answers([answer], {"eo": ["ann"]})
+    assert (heard.sounding.errors, heard.heard_language) == (None, None)
 
 
 @pytest.mark.parametrize(("text", "expected"), [("Far.", True), ("...", False), ("Hmm.", False), ("", False)])
@@ -221,6 +238,6 @@ def test_only_questions_that_both_chains_speak_to_are_compared() -> None:
     both = SimpleNamespace(answer=Scripted({"interleaved": spoken, "full": spoken}).answer)
     one = SimpleNamespace(answer=Scripted({"interleaved": spoken, "full": [(0.1, Text("a"))]}).answer)
     figures, timings = measure_streaming(both, [(SILENCE, "en")] * 3)  # type: ignore[arg-type]
-    assert (figures["audio_n"], figures["underruns"], len(timings)) == (3, 0, 3)
+    assert (figures["audio_n"], figures["audio_silent"], figures["underruns"], len(timings)) == (3, 0, 0, 3)
     assert figures["underruns_ci95"] == pytest.approx([0, 0.5615], abs=1e-4), "three answers tell little"
-    assert measure_streaming(one, [(SILENCE, "en")] * 3) == ({}, [])  # type: ignore[arg-type]
+    assert measure_streaming(one, [(SILENCE, "en")] * 3) == ({"audio_silent": 3}, [])  # type: ignore[arg-type]
