@@ -1,8 +1,9 @@
 """Lhotse cut manifests: `*cuts*.jsonl[.gz]`, with recordings in the same folder.
 
 A cut gives an utterance: its part of the recording, its channel, the text, speaker and language of its
-supervisions. Cuts that are mixed or padded, and recordings that a command or a URL would have to make,
-are refused. A manifest whose name holds a split (`librispeech_cuts_dev-clean.jsonl.gz`) gives that split.
+supervisions. Cuts that are mixed or padded or lack a part of what their text says, and recordings that a
+command or a URL would have to make, are refused. A manifest whose name holds a split
+(`librispeech_cuts_dev-clean.jsonl.gz`) gives that split.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ NO_SPEECH = {"<SIL>", "<MUSIC>", "<NOISE>", "<OTHER>"}
 """GigaSpeech's whole text where nobody speaks."""
 NAMES = {"english": "en", "chinese": "zh", "mandarin": "zh"}
 """Lhotse's recipes write the English name of a language."""
+CUT_OFF_S = 0.1
+"""So much of a supervision may lie outside of its cut: times are rounded, and no word is as short."""
 
 
 def read(root: Path, defaults: Defaults) -> Iterator[Found | Refused]:
@@ -110,6 +113,14 @@ def _utterance(root: Path, place: str, cut: Cut, split: str, defaults: Defaults)
     except BadPath as error:
         return Refused(name, f"{place} ({file})", str(error))
     spoken = cut.supervisions
+    for part in spoken:
+        if part.text and not (part.start >= -CUT_OFF_S and part.end <= cut.duration + CUT_OFF_S):
+            return Refused(
+                name,
+                place,
+                f"its text is of {part.start:.2f} to {part.end:.2f} s of a cut of {cut.duration:.2f} s; "
+                "run lhotse cut trim-to-supervisions --discard-overlapping",
+            )
     text = " ".join(str(s.text) for s in spoken if s.text)
     if text in NO_SPEECH:
         return Refused(name, place, f"no speech in it: {text}")

@@ -204,6 +204,29 @@ def test_a_recording_that_is_to_be_changed_when_it_is_read_is_refused(corpus: Pa
     assert "to be changed (Speed) when it is read" in refusal(found)
 
 
+@pytest.mark.parametrize(
+    ("start", "seconds", "reason"),
+    [
+        (-0.05, 1.6, ""),
+        (-0.5, 2.0, "its text is of -0.50 to 1.50 s of a cut of 1.50 s"),
+        (0.0, 2.0, "its text is of 0.00 to 2.00 s of a cut of 1.50 s"),
+        (0.0, float("nan"), "its text is of 0.00 to nan s"),
+    ],
+)
+def test_a_cut_that_lacks_a_part_of_what_is_said_is_refused(
+    start: float, seconds: float, reason: str, corpus: Path, make_audio: Any
+) -> None:
+    from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
+
+    recording = Recording.from_file(make_audio("wav/long.wav", seconds=3), recording_id="r")
+    said = SupervisionSegment("s", "r", start, seconds, text="much more is said", language="en")
+    cut = MonoCut("c", start=1.0, duration=1.5, channel=0, supervisions=[said], recording=recording)
+    CutSet.from_cuts([cut]).to_file(corpus / "a_cuts.jsonl")
+    (found,) = IMPORTERS["lhotse"](corpus, Defaults("en"))
+    assert refusal(found).startswith(reason) and bool(refusal(found)) == bool(reason)
+    assert not reason or "lhotse cut trim-to-supervisions" in refusal(found), "what to do"
+
+
 def test_a_broken_line_of_a_manifest_costs_one_cut(corpus: Path, good: Path) -> None:
     source = {"type": "file", "channels": [0], "source": "wav/good.wav"}
     recording = {"id": "r", "sources": [source], "sampling_rate": 16000, "num_samples": 16000, "duration": 1.0}
