@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,8 @@ def _utterance(row: dict[str, Any], place: str, defaults: Defaults) -> Found | R
     empty = [key for key, value in row.items() if value is None]
     if empty:
         return Refused(str(row["id"] or ""), place, f"null in {', '.join(empty)}")
+    if not math.isfinite(seconds := float(row["duration_s"])):
+        return Refused(str(row["id"]), place, f"duration_s is {seconds}: a number of seconds is needed")
     return Found(
         id=str(row["id"]),
         file=place,
@@ -57,6 +60,6 @@ def _utterance(row: dict[str, Any], place: str, defaults: Defaults) -> Found | R
         language=defaults.language or str(row["language"]),
         speaker=str(row["speaker"]),
         split=str(row["split"]),
-        duration_s=float(row["duration_s"]),
+        duration_s=seconds,
         source=str(row["source"]),
     )

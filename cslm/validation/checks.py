@@ -78,11 +78,12 @@ def refusals(checks: Sequence[Check], row: Row) -> str:
 def statistics_of_utterance(row: Row, signal: Signal) -> dict[str, Any]:
     """Statistics of one row of a shard (all its fields but audio and text) and of its signal."""
     kept = {key: row[key] for key in ("id", "split", "language", "speaker", "source", "sample_rate")}
+    claimed = row["duration_s"]
     return {
         **kept,
-        "claimed_s": row["duration_s"],
+        "claimed_s": claimed,
         "duration_s": signal.duration_s,
-        "duration_error_s": abs(signal.duration_s - row["duration_s"]),
+        "duration_error_s": abs(signal.duration_s - claimed) if math.isfinite(claimed) else math.inf,
         "peak": signal.peak,
         "clipped": signal.clipped,
         "level_db": signal.level_db,

@@ -167,6 +167,7 @@ def test_bad_rows_go_to_quarantine_with_a_reason(check: Check) -> None:
         utterance(36, audio=good[0]["audio"]),
         utterance(37, audio=held[0]["audio"]),
         utterance(38, id="u3"),
+        utterance(39, duration_s=float("nan")),
     ]
     rejected = {"table": "utterances", "id": "x", "file": "all.tsv:9 (x.wav)", "reason": "no such file"}
     check(
@@ -202,6 +203,7 @@ def test_bad_rows_go_to_quarantine_with_a_reason(check: Check) -> None:
         "u36": "the same audio as utterance 'u0'",
         "u37": "the same audio as utterance 'u20'",
         "u3": "id 'u3' is there twice; the first row is kept",
+        "u39": "the audio lasts 1.00 s, but its row says nan s: truncated?",
     }
     assert ids("work/accepted/dialogues.parquet") == ["d0", "d3"]
     assert reasons("dialogues.parquet") == {
@@ -219,7 +221,7 @@ def test_bad_rows_go_to_quarantine_with_a_reason(check: Check) -> None:
     ]
     with Path("report/validation/refused.tsv").open(encoding="utf-8", newline="") as file:
         listed = list(csv.DictReader(file, delimiter="\t"))
-    assert len(listed) == 1 + 9 + 3 + 3
+    assert len(listed) == 1 + 10 + 3 + 3
     assert listed[0] == {**rejected, "file": "mine/all.tsv:9 (x.wav)"}
     silent = next(row for row in listed if row["id"] == "u30")
     assert silent == {
@@ -229,7 +231,7 @@ def test_bad_rows_go_to_quarantine_with_a_reason(check: Check) -> None:
         "reason": "silent: level -120 dB; at least -50 dB is needed",
     }
     assert {row["file"] for row in listed if row["table"] == "dialogues"} == {"mine/dialogues.tsv"}
-    assert 'href="refused.tsv">16 rows were refused' in Path("report/validation/index.html").read_text("utf-8")
+    assert 'href="refused.tsv">17 rows were refused' in Path("report/validation/index.html").read_text("utf-8")
 
 
 def test_too_many_refused_rows_stop_the_run(check: Check) -> None:

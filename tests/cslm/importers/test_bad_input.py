@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import soundfile
 
@@ -18,6 +19,7 @@ from cslm.importers import IMPORTERS, Defaults, Found, Refused
 from cslm.importers.found import BadCorpus, Segment, split_named
 from cslm.importers.intake import BadRow, take_in
 from cslm.importers.texts import read_texts
+from cslm.shards import UTTERANCE
 from cslm.tables import DIALOGUE
 
 
@@ -283,6 +285,22 @@ def test_a_row_without_id_and_file_is_refused(corpus: Path) -> None:
     (corpus / "all.tsv").write_text("file\ttext\n\tlost\nwav/good.wav\tfine\n", "utf-8")
     lost, good = IMPORTERS["tsv"](corpus, Defaults("en"))
     assert refusal(lost) == "neither id nor file" and refusal(good) == ""
+
+
+def test_a_shard_s_row_has_a_length(corpus: Path, good: Path) -> None:
+    facts = {"text": "x", "language": "en", "speaker": "s", "source": "mine", "split": "test"}
+    table = [
+        {"id": str(seconds), "audio": good.read_bytes(), "duration_s": seconds, "sample_rate": 16_000, **facts}
+        for seconds in (1.0, float("nan"), float("inf"), float("-inf"))
+    ]
+    (corpus / "speech").mkdir()
+    pq.write_table(pa.Table.from_pylist(table, UTTERANCE), corpus / "speech" / "shard-00000.parquet")
+    found = list(IMPORTERS["shards"](corpus, Defaults()))
+    assert [refusal(item) for item in found] == [
+        "",
+        *(f"duration_s is {seconds}: a number of seconds is needed" for seconds in ("nan", "inf", "-inf")),
+    ]
+    assert found[1].file == "speech/shard-00000.parquet#2"
 
 
 def test_a_broken_shard_stops_the_run_since_nobody_knows_what_is_lost(corpus: Path) -> None:

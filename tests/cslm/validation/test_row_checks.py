@@ -82,6 +82,11 @@ def test_audio_shorter_than_its_row_says() -> None:
     assert "the audio lasts 1.00 s, but its row says 2.50 s" in reasons(tone(), duration_s=2.5)
 
 
+@pytest.mark.parametrize("claimed", [float("nan"), float("inf"), float("-inf")])
+def test_a_length_that_is_no_number(claimed: float) -> None:
+    assert f"but its row says {claimed} s" in reasons(tone(), duration_s=claimed)
+
+
 def test_sample_rate_and_split() -> None:
     assert reasons(tone(), sample_rate=8_000) == "sample rate 8000 Hz; 16000 is needed"
     assert reasons(tone(), split="holdout") == "split 'holdout' is unknown"
