@@ -94,7 +94,9 @@ def dialogues(root: Path, defaults: Defaults, prefix: str) -> Iterator[Row | Ref
 
 def _dialogue(record: Any, place: str, defaults: Defaults, prefix: str) -> Row | Refused:
     try:
-        turns = [(turn["from"], turn["value"].strip()) for turn in record["conversations"]]
+        turns = [
+            (turn["from"], turn["value"].replace("\r\n", "\n").strip()) for turn in record["conversations"]
+        ]
         told = next((record[key] for key in LANGUAGE_KEYS if record.get(key)), None)
     except (KeyError, TypeError, AttributeError):
         return Refused("", place, 'no "conversations" with "from" and "value"', "dialogues")

@@ -89,7 +89,7 @@ def statistics_of_utterance(row: Row, signal: Signal) -> dict[str, Any]:
         "level_db": signal.level_db,
         "audio_hash": signal.audio_hash,
         "audio_error": signal.error,
-        **_statistics_of_text(row["text"], row["language"], "text"),
+        **_statistics_of_text(row["text"], row["language"], "text", spoken=True),
         "characters_per_second": characters(row["text"]) / signal.duration_s
         if signal.duration_s > 0
         else math.nan,
@@ -100,15 +100,16 @@ def statistics_of_texts(row: Row, sides: Sequence[str]) -> dict[str, Any]:
     """Statistics of a dialogue (`question`, `answer`) or a translation (`source`, `target`)."""
     statistics = {key: value for key, value in row.items() if key not in sides}
     for side in sides:
-        statistics |= _statistics_of_text(row[side], row[f"{side}_language"], side)
+        spoken = bool(row.get(f"{side}_speech"))
+        statistics |= _statistics_of_text(row[side], row[f"{side}_language"], side, spoken)
     return statistics
 
 
-def _statistics_of_text(text: str, language: str, name: str) -> dict[str, Any]:
+def _statistics_of_text(text: str, language: str, name: str, spoken: bool) -> dict[str, Any]:
     return {
         f"{name}_characters": characters(text),
         f"{name}_script": script_share(text, language),
-        f"{name}_control": control_characters(text),
+        f"{name}_control": control_characters(text, spoken),
         f"{name}_key": text_key(text, language),
     }
 

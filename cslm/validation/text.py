@@ -59,6 +59,8 @@ SCRIPTS: dict[str, tuple[str, ...]] = {
 UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "THAI")
 JOINERS = "\u200c\u200d"
 """Zero-width (non-)joiners are part of spelling in Persian and Hindi."""
+LAYOUT = "\n\t"
+"""Line ends and tabs: writing has them, nobody speaks them."""
 
 
 def characters(text: str) -> int:
@@ -88,9 +90,13 @@ def _script(letter: str) -> str:
     return unicodedata.name(unicodedata.normalize("NFKC", letter)[0], "").split(" ")[0]
 
 
-def control_characters(text: str) -> str:
-    """The control, format, private and unassigned characters of a text as `U+0007 U+FEFF`; mostly empty."""
-    wrong = {c for c in text if (unicodedata.category(c)[0] == "C" and c not in JOINERS) or c == "\ufffd"}
+def control_characters(text: str, spoken: bool = True) -> str:
+    """The control, format, private and unassigned characters of a text as `U+0007 U+FEFF`; mostly empty.
+
+    A text that is not spoken may have line ends and tabs.
+    """
+    known = JOINERS if spoken else JOINERS + LAYOUT
+    wrong = {c for c in text if (unicodedata.category(c)[0] == "C" and c not in known) or c == "\ufffd"}
     return " ".join(f"U+{ord(c):04X}" for c in sorted(wrong))
 
 

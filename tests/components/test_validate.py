@@ -234,6 +234,17 @@ def test_bad_rows_go_to_quarantine_with_a_reason(check: Check) -> None:
     assert 'href="refused.tsv">17 rows were refused' in Path("report/validation/index.html").read_text("utf-8")
 
 
+def test_what_is_written_has_lines_and_what_is_spoken_has_none(check: Check) -> None:
+    check(
+        [*(utterance(n) for n in range(9)), utterance(30, text="three\nof 30")],
+        [dialogue(0, answer="Two:\n\n\tone, two."), dialogue(1, answer="Two:\none, two.", answer_speech="u1")],
+        max_quarantined=0.5,
+    )
+    assert ids("work/accepted/dialogues.parquet") == ["d0"]
+    assert reasons("dialogues.parquet") == {"d1": "control characters in the answer: U+000A"}
+    assert reasons("utterances") == {"u30": "control characters in the text: U+000A"}
+
+
 def test_too_many_refused_rows_stop_the_run(check: Check) -> None:
     with pytest.raises(SystemExit) as stopped:
         check([utterance(n, seconds=0.1 if n < 3 else 1.0, text="hi") for n in range(10)], max_quarantined=0.2)

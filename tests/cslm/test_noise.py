@@ -40,12 +40,18 @@ def test_without_noise_nothing_changes(words: list[int], seed: int) -> None:
 
 @pytest.fixture
 def tasks(tiny: tuple[LlamaForCausalLM, PreTrainedTokenizerFast], tmp_path: Path) -> WrittenTasks:
-    dialogue = ("1", "train", "en", QUESTION, "", "en", ANSWER, "")
     held = ("2", "test", "en", "Secret?", "", "en", "Yes", "")
-    rows = [dict(zip(DIALOGUE.names, row, strict=True)) for row in (dialogue, held)]
-    pq.write_table(pa.Table.from_pylist(rows, DIALOGUE), tmp_path / "dialogues.parquet")
-    pq.write_table(pa.Table.from_pylist([], TRANSLATION), tmp_path / "translations.parquet")
-    return WrittenTasks(ChatBuilder(tiny[1]), tmp_path, 0.2, seed=1)
+    return written(tmp_path, tiny[1], 0.2, ("1", "train", "en", QUESTION, "", "en", ANSWER, ""), held)
+
+
+def written(
+    folder: Path, tokenizer: PreTrainedTokenizerFast, noise: float, *dialogues: tuple[str, ...]
+) -> WrittenTasks:
+    """The tasks of these dialogues."""
+    rows = [dict(zip(DIALOGUE.names, row, strict=True)) for row in dialogues]
+    pq.write_table(pa.Table.from_pylist(rows, DIALOGUE), folder / "dialogues.parquet")
+    pq.write_table(pa.Table.from_pylist([], TRANSLATION), folder / "translations.parquet")
+    return WrittenTasks(ChatBuilder(tokenizer), folder, noise, seed=1)
 
 
 def read(sequence: Sequence, tokenizer: PreTrainedTokenizerFast) -> tuple[str, str]:
@@ -75,3 +81,13 @@ def test_repetitions_are_copies_of_training_words(
         asked, reply = read(sequence, tiny[1])
         assert asked.removesuffix("assistant").endswith(reply)
         assert set(reply.split()) <= set(f"{QUESTION} {ANSWER}".split())
+
+
+def test_lines_of_a_written_text_stay(
+    tiny: tuple[LlamaForCausalLM, PreTrainedTokenizerFast], tmp_path: Path
+) -> None:
+    question, answer = "Which two?\n\n\tfirst:  a\n法国\n", "Two lines:\n\n- one\n\t- two"
+    tasks = written(tmp_path, tiny[1], 0.0, ("1", "train", "en", question, "", "en", answer, ""))
+    [(asked, reply)] = [read(sequence, tiny[1]) for sequence in tasks.instructions(1.0)]
+    assert asked.removeprefix("user").removesuffix("assistant") == question.strip()
+    assert reply == answer

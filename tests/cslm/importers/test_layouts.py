@@ -192,7 +192,7 @@ def test_conversations_of_infinity_instruct(kind: str, corpus: Path) -> None:
     """Its columns on huggingface.co/datasets/BAAI/Infinity-Instruct; the first question and answer are read."""
     talks = [
         [("human", "你好"), ("gpt", "您好！"), ("human", "再见"), ("gpt", "再见！")],
-        [("system", "Be brief."), ("human", "One?"), ("gpt", "Two.")],
+        [("system", "Be brief."), ("human", "One?"), ("gpt", "Two,\r\n\tand three.\r\n")],
         [("human", "Nobody answers")],
     ]
     records = [
@@ -208,7 +208,7 @@ def test_conversations_of_infinity_instruct(kind: str, corpus: Path) -> None:
     dialogues = [row for row in found if isinstance(row, dict)]
     assert [(row["question_language"], row["question"], row["answer"]) for row in dialogues] == [
         ("zh", "你好", "您好！"),
-        ("en", "One?", "Two."),
+        ("en", "One?", "Two,\n\tand three."),
     ]
     assert {row["question_speech"] + row["answer_speech"] for row in dialogues} == {""}
     assert list(dialogues[0]) == DIALOGUE.names

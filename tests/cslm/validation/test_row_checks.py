@@ -100,6 +100,20 @@ def test_dialogues_name_the_side_that_is_wrong() -> None:
     assert told == "answer is not in the script of 'zh': only 0% of its words are"
 
 
+def test_lines_and_tabs_are_for_what_is_written() -> None:
+    row = {"id": "d", "split": "train", "question_language": "en", "question": "Who?"}
+    row |= {"question_speech": "", "answer_language": "en", "answer": "Two:\n\tone, two.", "answer_speech": ""}
+    sides = ("question", "answer")
+
+    def told(**changes: str) -> str:
+        return refusals(pair_checks(sides, LIMITS), statistics_of_texts(row | changes, sides))
+
+    assert told() == told(question_speech="u1") == ""
+    assert told(answer_speech="u1") == "control characters in the answer: U+0009 U+000A"
+    assert told(answer="Ring\x07") == "control characters in the answer: U+0007"
+    assert reasons(tone(), "Hello\nthere") == "control characters in the text: U+000A"
+
+
 def test_level_and_clipping_of_a_known_signal() -> None:
     signal = measure(encode_flac(tone(peak=0.5)), 30)
     assert signal.level_db == pytest.approx(20 * np.log10(0.5 / np.sqrt(2)), abs=0.01)  # the RMS of a sine
