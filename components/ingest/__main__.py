@@ -26,6 +26,7 @@ from components.settings import Corpus
 from components.stage import Stage, StageFailed
 from cslm.audio import BadAudio
 from cslm.importers import IMPORTERS, TEXTS, BadCorpus, Defaults, Found, Refused
+from cslm.importers.found import broken, shown
 from cslm.importers.intake import BadRow, take_in
 from cslm.importers.texts import read_texts
 from cslm.shards import UTTERANCE, ShardWriter
@@ -54,11 +55,11 @@ class Intake:
 
     def refuse(self, refused: Refused) -> None:
         """Put a row on the list of rejected ones."""
+        row = {"table": refused.table, "id": refused.id, "file": refused.file, "reason": refused.reason}
+        row = {name: shown(value) for name, value in row.items()}
         if not self.rejected.rows:
-            log.info("ingest/%s: refused %s: %s", self.key, refused.file, refused.reason)
-        self.rejected.write(
-            {"table": refused.table, "id": refused.id, "file": refused.file, "reason": refused.reason}
-        )
+            log.info("ingest/%s: refused %s: %s", self.key, row["file"], row["reason"])
+        self.rejected.write(row)
 
     def utterances(self, found: Iterator[Found | Refused]) -> Iterator[dict[str, Any]]:
         """Rows of what was found; what cannot be read is refused on the way."""
@@ -66,6 +67,8 @@ class Intake:
             self._tell()
             if isinstance(item, Refused):
                 self.refuse(item)
+            elif why := broken(item.id):
+                self.refuse(Refused(item.id, item.file, why))
             elif self.prefix + item.id in self.ids:
                 self.refuse(Refused(item.id, item.file, "the id is there twice; the first one is kept"))
             elif not self.full("utterances", item.split):
@@ -75,7 +78,7 @@ class Intake:
                     self.refuse(Refused(item.id, item.file, str(error)))
                     continue
                 self.ids.add(row["id"])
-                self.origins.write({"id": row["id"], "file": item.file})
+                self.origins.write({"id": row["id"], "file": shown(item.file)})
                 self.counts["utterances"][row["split"]] += 1
                 self.hours[row["language"]] += row["duration_s"] / 3600
                 yield row

@@ -11,6 +11,7 @@ SPLIT_NAMES = {
     **dict.fromkeys(("dev", "development", "valid", "validation", "validated"), "dev"),
     **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
 }
+SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class BadCorpus(ValueError):
@@ -73,3 +74,19 @@ def split_named(name: str) -> str:
 def language_code(tag: str) -> str:
     """`zh-CN` -> `zh`, `EN` -> `en`; the project knows languages by their first subtag."""
     return tag.strip().replace("_", "-").split("-")[0].casefold()
+
+
+def broken(text: str) -> str:
+    """Why a text cannot be kept: a byte that was not UTF-8, or half of a character; empty if it can.
+
+    JSON writes a character beyond U+FFFF as two halves, of which one alone is no text (`"\\ud83d"`).
+    """
+    if "\ufffd" in text:
+        return "not valid UTF-8"
+    half = SURROGATE.search(text)
+    return f"half a character ({shown(half[0])}), its other half is missing; write it whole" if half else ""
+
+
+def shown(text: str) -> str:
+    """A text for messages: halves of characters, which nothing can write, spelled out (`\\ud83d`)."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

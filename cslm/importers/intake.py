@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 import soundfile
 
 from cslm.audio import SAMPLE_RATE, BadAudio, decode, encode_flac, open_audio, resample
-from cslm.importers.found import Found, Segment
+from cslm.importers.found import Found, Segment, broken
 from cslm.tables import SPLITS
 
 MAX_DURATION_S = 120.0
@@ -54,8 +54,8 @@ def take_in(found: Found, source: str, prefix: str = "") -> dict[str, Any]:
 
 
 def _check_words(found: Found) -> None:
-    if "\ufffd" in found.id + found.text + found.speaker:
-        raise BadRow("not valid UTF-8")
+    if why := broken(found.id + found.text + found.speaker):
+        raise BadRow(why)
     if not found.id or CONTROL.search(found.id):
         raise BadRow(f"id {found.id!r}: must not be empty, nor hold a slash or a control character")
     if found.split not in SPLITS:

@@ -29,7 +29,7 @@ def inside(root: Path, name: str) -> Path:
             raise BadPath("refused: a symbolic link that leads out of the folder of the corpus")
         if not path.is_file():
             raise BadPath("no such file")
-    except (OSError, RuntimeError) as error:  # a name that is too long, a loop of links
+    except (OSError, RuntimeError, UnicodeEncodeError) as error:  # too long, a loop of links, half a character
         raise BadPath(f"cannot be opened: {error}") from error
     return path
 

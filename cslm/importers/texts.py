@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from cslm.importers.found import Refused
+from cslm.importers.found import Refused, broken
 from cslm.importers.manifest import read_named
 from cslm.importers.paths import BadPath, inside
 
@@ -34,8 +34,8 @@ def read_texts(root: Path, table: str, schema: pa.Schema, prefix: str) -> Iterat
             continue
         place, values = found
         row = {name: values[name] for name in schema.names}
-        if "\ufffd" in "".join(row.values()):
-            yield Refused(row["id"], place, "not valid UTF-8", table)
+        if why := broken("".join(row.values())):
+            yield Refused(row["id"], place, why, table)
             continue
         if not row["id"].strip():
             yield Refused("", place, "no id", table)

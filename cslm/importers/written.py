@@ -20,7 +20,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cslm.importers.found import BadCorpus, Defaults, Found, Refused, language_code
+from cslm.importers.found import BadCorpus, Defaults, Found, Refused, broken, language_code
 from cslm.importers.paths import BadPath, inside
 
 LANGUAGE_FILE = re.compile(r"\.[a-z]{2,3}")
@@ -106,7 +106,7 @@ def _dialogue(record: Any, place: str, defaults: Defaults, prefix: str) -> Row |
         return Refused("", place, "no question of a human with an answer of gpt", "dialogues")
     if not (language := defaults.language or language_code(str(told or ""))):
         return Refused("", place, "no language: set corpora.*.language in params.yaml", "dialogues")
-    return {
+    row = {
         "id": prefix + re.sub(r"[/:]", "-", place),
         "split": defaults.split,
         "question_language": language,
@@ -116,6 +116,9 @@ def _dialogue(record: Any, place: str, defaults: Defaults, prefix: str) -> Row |
         "answer": found[1],
         "answer_speech": "",
     }
+    if why := broken("".join(row.values())):
+        return Refused("", place, why, "dialogues")
+    return row
 
 
 def _files(root: Path) -> list[Path]:

@@ -94,6 +94,59 @@ def test_good_rows_are_written_and_bad_ones_listed(tmp_path: Path, run: Run) -> 
     assert metrics["rejected"] == 4
 
 
+def test_half_a_character_costs_its_row(tmp_path: Path) -> None:
+    """JSON may hold `\\ud83d` without the half that follows it, which no file can."""
+    half, reason = "\ud83d", "half a character (\\ud83d), its other half is missing; write it whole"
+    (tmp_path / "talks").mkdir()
+    talks = [("One?", "Two."), ("One?", f"Two {half}."), ("One \U0001f600?", "Two.")]
+    turns = [[{"from": "human", "value": q}, {"from": "gpt", "value": a}] for q, a in talks]
+    lines = [json.dumps({"conversations": each, "language": "en"}) for each in turns]
+    (tmp_path / "talks/talks.jsonl").write_text("\n".join(lines), "utf-8")
+    ingest("talks", Corpus(format="written", path=str(tmp_path / "talks")), tmp_path / "out")
+    assert pq.read_table(tmp_path / "out/dialogues.parquet")["id"].to_pylist() == [
+        "talks-talks.jsonl-1",
+        "talks-talks.jsonl-3",
+    ]
+    assert pq.read_table(tmp_path / "out/rejected.parquet").to_pylist() == [
+        {"table": "dialogues", "id": "", "file": "talks.jsonl:2", "reason": reason}
+    ]
+
+
+def test_half_a_character_costs_its_utterance(tmp_path: Path) -> None:
+    half = "\ud83d"
+    speak(tmp_path / "cuts/a.wav")
+    cuts = []
+    for name, file, text, speaker in (
+        ("good", "a.wav", "one", "anna"),
+        (half, "a.wav", "one", "anna"),
+        ("text", "a.wav", half, "anna"),
+        ("speaker", "a.wav", "one", half),
+        ("file", f"{half}.wav", "one", "anna"),
+    ):
+        source = {"type": "file", "channels": [0], "source": file}
+        recording = {
+            "id": "r",
+            "sources": [source],
+            "sampling_rate": 16000,
+            "num_samples": 8000,
+            "duration": 0.5,
+        }
+        said = {"id": "s", "recording_id": "r", "start": 0, "duration": 0.5, "text": text, "speaker": speaker}
+        cut = {"id": name, "start": 0, "duration": 0.5, "channel": 0, "recording": recording, "type": "MonoCut"}
+        cuts.append(json.dumps({**cut, "supervisions": [said]}))
+    (tmp_path / "cuts/a_cuts.jsonl").write_text("\n".join(cuts), "utf-8")
+    ingest("mine", Corpus(format="lhotse", path=str(tmp_path / "cuts"), language="en"), tmp_path / "out")
+    assert pq.read_table(tmp_path / "out/utterances")["id"].to_pylist() == ["mine-good"]
+    rejected = pq.read_table(tmp_path / "out/rejected.parquet").to_pylist()
+    assert [(row["id"], row["file"].split(" ")[0]) for row in rejected] == [
+        ("\\ud83d", "a_cuts.jsonl:2"),
+        ("text", "a_cuts.jsonl:3"),
+        ("speaker", "a_cuts.jsonl:4"),
+        ("file", "a_cuts.jsonl:5"),
+    ]
+    assert ["half a character (\\ud83d)" in row["reason"] for row in rejected] == [True, True, True, False]
+
+
 @pytest.mark.parametrize(
     ("corpora", "key", "complaint"),
     [
