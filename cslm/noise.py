@@ -31,7 +31,7 @@ def disturb(words: Sequence[Word], opening: Sequence[Word], share: float, rng: r
 
 
 def salad(vocabulary: Sequence[str], rng: random.Random, longest: int = 8) -> str:
-    """A few words in any order, to be repeated: nobody can know them by heart."""
+    """A few words in any order, of one or more, to be repeated: nobody can know them by heart."""
     return "".join(rng.choices(vocabulary, k=rng.randint(2, longest))).strip()
 
 

@@ -56,13 +56,16 @@ class WrittenTasks:
         """Words in random order, to be written again: as many as there are instructions.
 
         It teaches to copy, which answers ("nine plus three" -> "if you add nine and three") and reading of
-        speech are made of.
+        speech are made of. A language whose dialogues are single words has none.
         """
         self._read_words()
         for row in self._questions():
+            language = row["question_language"]
+            if not self._vocabulary[language]:
+                continue  # all its dialogues are of single words: there is no order
             for _ in range(passes(weight, self._rng)):
-                text = salad(self._vocabulary[row["question_language"]], self._rng)
-                yield self._builder.repeat(text, row["question_language"]).of(row["id"])
+                text = salad(self._vocabulary[language], self._rng)
+                yield self._builder.repeat(text, language).of(row["id"])
 
     def _read_words(self) -> None:
         """Openings and vocabulary of each language, from the first questions."""

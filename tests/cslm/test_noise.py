@@ -91,3 +91,12 @@ def test_lines_of_a_written_text_stay(
     [(asked, reply)] = [read(sequence, tiny[1]) for sequence in tasks.instructions(1.0)]
     assert asked.removeprefix("user").removesuffix("assistant") == question.strip()
     assert reply == answer
+
+
+def test_a_language_of_single_words_has_nothing_to_repeat(
+    tiny: tuple[LlamaForCausalLM, PreTrainedTokenizerFast], tmp_path: Path
+) -> None:
+    single = ("1", "train", "es", "Hola", "", "es", "Hola", "")
+    tasks = written(tmp_path, tiny[1], 0.2, single, ("2", "train", "en", QUESTION, "", "en", ANSWER, ""))
+    assert [sequence.language for sequence in tasks.repetitions(2.0)] == ["en", "en"]
+    assert [sequence.language for sequence in tasks.instructions(1.0)] == ["es", "en"]
