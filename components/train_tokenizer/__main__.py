@@ -7,6 +7,8 @@ Writes `work/tokenizer`; its label error by split and language goes to `metrics/
 
 from __future__ import annotations
 
+import logging
+import random
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -40,6 +42,8 @@ UTTERANCES = Path("work/accepted/utterances")
 REPORT_EVERY = 20
 BATCH_S = 60.0
 MEASURE_BATCH = 32
+
+log = logging.getLogger("cslm")
 
 
 def main() -> None:
@@ -104,7 +108,9 @@ def train_on_corpus(stage: Stage, tokenizer: SpeechTokenizer | CosyVoiceTokenize
     home().mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=home(), prefix="scratch-") as folder:
         heard = frame_file(tokenizer, Path(folder) / "frames")
-        skipped = heard.write(frames_of_training(tokenizer), tokenizer.label_ids)
+        seen_s = settings.steps * settings.batch_seconds
+        frames = frames_of_training(tokenizer, seen_s, stage.settings.seed)
+        skipped = heard.write(frames, tokenizer.label_ids)
         stage.log_metrics({"utterances": len(heard.utterances), "skipped": dict(skipped)})
         if not heard.utterances:
             raise StageFailed("no utterance of the train split can be used; see report/validation")
@@ -165,15 +171,41 @@ def frame_file(tokenizer: SpeechTokenizer | CosyVoiceTokenizer, path: Path) -> F
 
 
 def frames_of_training(
-    tokenizer: SpeechTokenizer | CosyVoiceTokenizer,
+    tokenizer: SpeechTokenizer | CosyVoiceTokenizer, most_s: float, seed: int
 ) -> Iterator[tuple[npt.NDArray[np.generic], str, str]]:
-    """Frames, text and language of each utterance of the train split."""
+    """Frames, text and language of the utterances of the train split.
+
+    CosyVoice's network takes long, so it is given no more than about `most_s` seconds.
+    """
     if isinstance(tokenizer, CosyVoiceTokenizer):
-        for row in tokenize(tokenizer, read_rows(UTTERANCES, splits=["train"]), BATCH_S):
+        for row in tokenize(tokenizer, speech_of_training(most_s, seed), BATCH_S):
             yield expand_runs(row["units"], row["durations"]), row["text"], row["language"]
         return
     for row in read_rows(UTTERANCES, ["audio", "text", "language"], ["train"]):
         yield log_mel(decode(row["audio"])).numpy(), row["text"], row["language"]
+
+
+def speech_of_training(most_s: float, seed: int) -> Iterator[dict[str, Any]]:
+    """Utterances of the train split: a random part of about `most_s` seconds if there is more."""
+    told = ["duration_s", "language", "source"]
+    there_s = sum(row["duration_s"] for row in read_rows(UTTERANCES, told, ["train"]))
+    share = most_s / max(most_s, there_s)
+    part = random_part(read_rows(UTTERANCES, told, ["train"]), share, seed)
+    part_s = sum(row["duration_s"] for row in part)
+    hours = [seconds / 3600 for seconds in (part_s, there_s, most_s)]
+    log.info("train_tokenizer: hears %.1f of %.1f h of speech; its steps can use %.1f h", *hours)
+    return random_part(read_rows(UTTERANCES, splits=["train"]), share, seed)
+
+
+def random_part(rows: Iterator[dict[str, Any]], share: float, seed: int) -> Iterator[dict[str, Any]]:
+    """Each row with the probability `share`, and the first of each language of each corpus in any case."""
+    rng = random.Random(seed)
+    known: set[tuple[str, str]] = set()
+    for row in rows:
+        kind = row["source"], row["language"]
+        if rng.random() < share or kind not in known:
+            known.add(kind)
+            yield row
 
 
 def measure(tokenizer: Tokenizer, split: str) -> dict[str, Any]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import random
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ from components.align.__main__ import main as align
 from components.settings import TrainTokenizer
 from components.stage import StageFailed
 from components.tokenize.__main__ import main as tokenize
-from components.train_tokenizer.__main__ import main, tokenizer_to_train
+from components.train_tokenizer.__main__ import main, speech_of_training, tokenizer_to_train
 from cslm.audio import Samples, encode_flac
 from cslm.shards import UTTERANCE, ShardWriter, read_rows
 from cslm.tokenizer import COSYVOICE, open_tokenizer
@@ -100,6 +102,41 @@ def test_a_tokenizer_learns_to_hear_and_then_against_noise(project: Path) -> Non
         fingerprints.append(open_tokenizer(project / "work/tokenizer").fingerprint)
         shutil.rmtree(project / "work/tokenizer")
     assert fingerprints[0] != fingerprints[1]
+
+
+def test_cosyvoice_hears_no_more_than_its_reader_can_learn_from(project: Path) -> None:
+    few = PARAMS["train_tokenizer"] | {"steps": 2, "batch_seconds": 20}  # 40 of 120 s
+    (project / "params.yaml").write_text(yaml.safe_dump(PARAMS | {"train_tokenizer": few}), "utf-8")
+    main()
+    metrics = json.loads((project / "metrics/train_tokenizer.json").read_text("utf-8"))
+    assert 8 < metrics["utterances"] < 26
+
+
+def test_of_much_speech_a_part_of_every_corpus_and_language_is_heard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    kinds = [*[("large", "en")] * 600, *[("small", "zh")] * 200, ("small", "en")]
+    with ShardWriter(tmp_path / "work/accepted/utterances", UTTERANCE) as shards:
+        for number, (source, language) in enumerate(kinds):
+            row = {"id": str(number), "audio": b"", "duration_s": 18.0, "sample_rate": 16_000, "text": "a"}
+            row |= {"language": language, "speaker": "s", "source": source, "split": "train"}
+            shards.write(row)
+            shards.write(row | {"id": f"dev-{number}", "split": "dev"})
+
+    def heard(hours: float, seed: int) -> list[str]:
+        with caplog.at_level(logging.INFO, "cslm"):
+            return [row["id"] for row in speech_of_training(3600 * hours, seed)]
+
+    part = heard(1.0, seed=1)
+    hours = len(part) * 18 / 3600
+    assert hours == pytest.approx(1.0, rel=0.15)
+    assert f"hears {hours:.1f} of 4.0 h" in caplog.text
+    of_kind = Counter(kinds[int(name)] for name in part)
+    assert of_kind["large", "en"] / of_kind["small", "zh"] == pytest.approx(3, rel=0.3)
+    assert of_kind["small", "en"] == 1
+    assert heard(1.0, seed=1) == part != heard(1.0, seed=2)
+    assert heard(4.1, seed=1) == [str(number) for number in range(801)]
 
 
 def test_cosyvoice_s_tokenizer_learns_nothing_against_noise(project: Path) -> None:
