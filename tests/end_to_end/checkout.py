@@ -14,6 +14,8 @@ ROOT = Path(__file__).parents[2]
 ORCHESTRATOR = ROOT / ".venv" / "orchestrator" / "bin" / "python"
 CALLERS = ("AIRFLOW", "CSLM", "DVC", "MLFLOW")
 """Beginnings of the names of what tells a run of the caller where its state lies."""
+DATES = dict.fromkeys(("GIT_AUTHOR_DATE", "GIT_COMMITTER_DATE"), "2026-01-01T00:00:00Z")
+"""Of the commit of a clone: two processes that clone one checkout have the same commit."""
 
 
 def make(folder: Path) -> Path:
@@ -32,7 +34,8 @@ def make(folder: Path) -> Path:
     for command in (["init", "--quiet"], ["add", "--all"]):
         subprocess.run(["git", *command], cwd=folder, check=True)
     identity = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
-    subprocess.run(["git", *identity, "commit", "--quiet", "-m", "A clone"], cwd=folder, check=True)
+    commit = ["git", *identity, "commit", "--quiet", "-m", "A clone"]
+    subprocess.run(commit, cwd=folder, env=os.environ | DATES, check=True)
     (folder / ".venv").symlink_to(ROOT / ".venv")
     return folder
 
