@@ -12,6 +12,7 @@ In a container (tests/slow/compose):  python -m tests.object_store FOLDER PORT
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import signal
@@ -26,6 +27,7 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).absolute().parents[1]
 LOCK = ROOT / "requirements" / "object-store.txt"
 ENVIRONMENT = ROOT / ".venv" / "object-store"
+MARK = ENVIRONMENT / ".lock-digest"
 START_S = 120
 BUCKET = "cslm"
 SERVERS = ("account", "container", "object")
@@ -222,10 +224,23 @@ def _key_of(certificate: Path) -> Path:
 
 def install() -> None:
     """An environment for the server: it shares no package with those of the project."""
-    digest = hashlib.sha256(LOCK.read_bytes()).hexdigest()
-    mark = ENVIRONMENT / ".lock-digest"
-    if mark.exists() and mark.read_text() == digest:
+    if _installed():
         return
+    with ENVIRONMENT.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # two processes that test may come here at once
+        if not _installed():
+            _install()
+
+
+def _installed() -> bool:
+    return MARK.exists() and MARK.read_text() == _digest()
+
+
+def _digest() -> str:
+    return hashlib.sha256(LOCK.read_bytes()).hexdigest()
+
+
+def _install() -> None:
     uv = ROOT / ".venv" / "orchestrator" / "bin" / "uv"
     environment = {"UV_CACHE_DIR": str(ROOT / "var" / "cache" / "uv"), **os.environ}  # not in the user's home
     for command in (
@@ -233,7 +248,7 @@ def install() -> None:
         ["pip", "install", "--python", _bin("python"), "-r", LOCK],
     ):
         subprocess.run([uv, *command, "--quiet"], env=environment, check=True)
-    mark.write_text(digest)
+    MARK.write_text(_digest())
 
 
 def _bin(name: str) -> Path:
