@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +17,9 @@ import yaml
 from tests.end_to_end.checkout import ORCHESTRATOR, ROOT, environment
 
 BASE = "localhost/cslm-base"
-START_S = 30
+START_S = 120
+LOCK = Path(tempfile.gettempdir()) / "cslm-images.lock"
+"""Who builds images holds it: all processes of a machine share one store of images."""
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text("utf-8"))["stages"]
 IMAGES = sorted({row.get("do", row)["meta"]["image"] for row in STAGES.values()})
 CONFIGURATION = """\
@@ -65,19 +69,21 @@ def service(folder: Path) -> Iterator[dict[str, str]]:
 
 
 def build(clone: Path, engine: dict[str, str], wanted: list[str] | None = None) -> dict[str, str]:
-    """Component -> its image, for all stages or what is wanted."""
+    """Component -> its image, for all stages or what is wanted; the wheels are the checkout's, made once."""
     names = IMAGES if wanted is None else wanted
-    variables = environment(clone) | engine
-    if subprocess.run(["podman", "image", "exists", BASE], env=variables, check=False).returncode:
-        subprocess.run([ROOT / "infra" / "images" / "base.sh"], env=variables, check=True)
-    result = subprocess.run(
-        [ORCHESTRATOR, "-m", "infra.build_images", *names, "--from", BASE],
-        cwd=clone,
-        env=variables,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    variables = environment(clone) | engine | {"CSLM_HOME": str(ROOT / "var")}
+    with LOCK.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if subprocess.run(["podman", "image", "exists", BASE], env=variables, check=False).returncode:
+            subprocess.run([ROOT / "infra" / "images" / "base.sh"], env=variables, check=True)
+        result = subprocess.run(
+            [ORCHESTRATOR, "-m", "infra.build_images", *names, "--from", BASE],
+            cwd=clone,
+            env=variables,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
     assert result.returncode == 0, result.stdout + result.stderr
     built = [line.split()[0] for line in result.stdout.splitlines() if line.startswith("localhost/cslm-")]
     assert len(built) == len(names)
@@ -96,3 +102,10 @@ def run(engine: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[
         text=True,
         check=False,
     )
+
+
+def containers(engine: dict[str, str], wanted: str) -> list[str]:
+    """Ids of those with a label or a volume (a filter of `podman ps`): other tests may have others by now."""
+    found = run(engine, "ps", "--all", "--quiet", f"--filter={wanted}")
+    assert found.returncode == 0, found.stderr
+    return found.stdout.split()
