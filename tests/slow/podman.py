@@ -106,6 +106,6 @@ def run(engine: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[
 
 def containers(engine: dict[str, str], wanted: str) -> list[str]:
     """Ids of those with a label or a volume (a filter of `podman ps`): other tests may have others by now."""
-    found = run(engine, "ps", "--all", "--quiet", f"--filter={wanted}")
+    found = run(engine, "ps", "--all", "--quiet", "--no-trunc", f"--filter={wanted}")
     assert found.returncode == 0, found.stderr
     return found.stdout.split()

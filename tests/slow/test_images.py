@@ -52,9 +52,10 @@ def test_the_smaller_environment_has_no_torch(images: dict[str, str], engine: di
 def test_every_stage_works_in_a_container_and_gives_the_same(
     clone: Path, first: str, images: dict[str, str], engine: dict[str, str]
 ) -> None:
-    label = f"--label=cslm.home={clone / 'var'}"  # as of a run that was killed
-    left = podman.run(engine, "run", "--detach", label, "--entrypoint=sleep", images["validate"], "1000")
-    assert left.returncode == 0, left.stderr
+    own = _own(clone)
+    # As of a run that was killed:
+    left = podman.run(engine, "run", "--detach", f"--{own}", "--entrypoint=sleep", images["validate"], "1000")
+    assert podman.containers(engine, own) == [left.stdout.strip()], left.stderr
     output, _ = demo(clone, RUN="contained", CSLM_RUNNER="docker", FORCE="validate tokenize", **engine)
     assert "registered: version 1 (unchanged" in output, output
     assert outputs(clone / "var", "contained") == outputs(clone / "var", "first")
@@ -63,7 +64,7 @@ def test_every_stage_works_in_a_container_and_gives_the_same(
         assert logs
         image = images[row.get("do", row)["meta"]["image"]]
         assert all(f"Starting docker container from image {image}" in log.read_text() for log in logs)
-    assert podman.run(engine, "ps", "--all", "--quiet").stdout == "", "a container is left"
+    assert not podman.containers(engine, own), "a container is left"
 
 
 def test_a_missing_image_is_an_error_that_says_what_to_do(clone: Path, engine: dict[str, str]) -> None:
@@ -81,4 +82,9 @@ def test_a_stage_may_not_take_more_memory_than_it_is_given(
     finally:
         (clone / "dvc.yaml").write_text(graph, "utf-8")
     assert "it needs more than its memory, 200Mi (dvc.yaml, stage validate, meta)" in said
-    assert podman.run(engine, "ps", "--all", "--quiet").stdout == "", "a container is left"
+    assert not podman.containers(engine, _own(clone)), "a container is left"
+
+
+def _own(clone: Path) -> str:
+    """The label of the containers of a clone's stages (dags/runners/docker.py)."""
+    return f"label=cslm.home={clone / 'var'}"
