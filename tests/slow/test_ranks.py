@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import re
 import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,12 +22,14 @@ from transformers import PreTrainedModel
 from cslm.packing import PackedRows, pack
 from cslm.row_store import RowSource, RowStore, StoreAway
 from cslm.sequences import SequenceBuilder
+from cslm.training import TrainingConfig
 from cslm.training.preemption import Preempted
 from cslm.training.ranks import PREEMPTED, Job, RanksFailed, train_on_ranks
 from tests import tiny
 
 STEPS = 6
 Losses = dict[str, float]
+Learned = Callable[..., list[Losses]]
 CONFIG = dataclasses.replace(
     tiny.TRAINING,
     epochs=10.0,
@@ -75,13 +78,24 @@ def _loss(model: PreTrainedModel, rows: PackedRows) -> float:
 
 
 @pytest.fixture(scope="module")
-def alone(job: Job, tmp_path_factory: pytest.TempPathFactory) -> list[Losses]:
-    return _losses(job, tmp_path_factory.mktemp("alone") / "one", 1)
+def learned(job: Job, tmp_path_factory: pytest.TempPathFactory) -> Learned:
+    """What so many ranks log with such settings when nothing disturbs them; all tests share one training."""
+
+    @functools.cache
+    def losses(ranks: int, config: TrainingConfig) -> list[Losses]:
+        return _losses(dataclasses.replace(job, config=config), tmp_path_factory.mktemp("ranks") / "job", ranks)
+
+    return lambda ranks, **changes: losses(ranks, dataclasses.replace(job.config, **changes))
 
 
 @pytest.fixture(scope="module")
-def together(job: Job, tmp_path_factory: pytest.TempPathFactory) -> list[Losses]:
-    return _losses(job, tmp_path_factory.mktemp("together") / "two", 2)
+def alone(learned: Learned) -> list[Losses]:
+    return learned(1)
+
+
+@pytest.fixture(scope="module")
+def together(learned: Learned) -> list[Losses]:
+    return learned(2)
 
 
 def test_two_ranks_learn_what_one_learns(alone: list[Losses], together: list[Losses]) -> None:
@@ -90,9 +104,9 @@ def test_two_ranks_learn_what_one_learns(alone: list[Losses], together: list[Los
 
 @pytest.mark.parametrize(("ranks", "zero_stage"), [(2, 0), (4, 0), (2, 1), (4, 1), (4, 2), (2, 3), (4, 3)])
 def test_so_it_is_whatever_they_share(
-    job: Job, alone: list[Losses], tmp_path: Path, ranks: int, zero_stage: int
+    learned: Learned, alone: list[Losses], ranks: int, zero_stage: int
 ) -> None:
-    _same(alone, _losses(job, tmp_path / "ranks", ranks, zero_stage=zero_stage))
+    _same(alone, learned(ranks, zero_stage=zero_stage))
 
 
 def _same(alone: list[Losses], several: list[Losses]) -> None:
@@ -121,15 +135,15 @@ def test_so_it_is_with_rows_from_a_store(job: Job, alone: list[Losses], tmp_path
 
 
 @pytest.mark.parametrize("zero_stage", [0, 2, 3])
-def test_so_it_is_with_micro_batches(job: Job, alone: list[Losses], tmp_path: Path, zero_stage: int) -> None:
-    _same(alone, _losses(job, tmp_path / "ranks", 2, zero_stage=zero_stage, micro_batch_tokens=128))
+def test_so_it_is_with_micro_batches(learned: Learned, alone: list[Losses], zero_stage: int) -> None:
+    _same(alone, learned(2, zero_stage=zero_stage, micro_batch_tokens=128))
 
 
 @pytest.mark.parametrize(("zero_stage", "what"), [(2, "optimizer"), (3, "optimizer"), (3, "weights")])
 def test_so_it_is_with_what_lies_elsewhere(
-    job: Job, alone: list[Losses], tmp_path: Path, zero_stage: int, what: str
+    learned: Learned, alone: list[Losses], zero_stage: int, what: str
 ) -> None:
-    _same(alone, _losses(job, tmp_path / "ranks", 2, zero_stage=zero_stage, offload=what))
+    _same(alone, learned(2, zero_stage=zero_stage, offload=what))
 
 
 @pytest.mark.parametrize("rank", [0, 1])
@@ -152,14 +166,14 @@ def test_a_killed_rank_costs_nothing_but_time(
 
 @pytest.mark.parametrize(("zero_stage", "offload"), [(0, None), (3, None), (3, "weights")])
 def test_so_it_is_whatever_they_share_when_one_is_killed(
-    job: Job, tmp_path: Path, zero_stage: int, offload: str | None
+    job: Job, learned: Learned, tmp_path: Path, zero_stage: int, offload: str | None
 ) -> None:
     def kill(step: int, numbers: Losses) -> None:
         if step == STEPS // 2:
             _ranks_at_work()[1].kill()
 
     config = dataclasses.replace(job.config, zero_stage=zero_stage, offload=offload)
-    undisturbed = _losses(job, tmp_path / "whole", 2, zero_stage=zero_stage, offload=offload)
+    undisturbed = learned(2, zero_stage=zero_stage, offload=offload)
     mine = dataclasses.replace(
         job, checkpoints=tmp_path / "checkpoints", result=tmp_path / "broken", config=config
     )
