@@ -68,6 +68,7 @@ def there(
             }
         with serve(cluster or Cluster(engine, {}, {}), folder) as reached:
             variables |= reached | {"CSLM_DVC_REMOTE": f"s3://{BUCKET}/dvc"}
+            variables |= {"AIRFLOW__CORE__DEFAULT_TASK_RETRY_DELAY": "2"}  # nothing has to come back first
             with running.started(project, **variables) as airflow:
                 extra = {"endpoint_url": store.url, "region_name": "us-east-1", "verify": str(authority)}
                 typed = {"connection_id": "cslm_s3", "conn_type": "generic", "extra": json.dumps(extra)}
