@@ -16,7 +16,7 @@ pytestmark = pytest.mark.timeout(1800)
 
 def test_a_run_continues_from_a_registered_version(clone: Path, first: str, store: dict[str, str]) -> None:
     """Its weights come by their digests from the run that made it, so the new commit is whole by itself."""
-    demo(clone, RUN="further", BASE="candidate", SET="seed=9", **store)
+    demo(clone, RUN="further", BASE="candidate", **store)
     show = ["git", "show", "runs/further:params.yaml"]
     params = subprocess.run(show, cwd=clone, capture_output=True, text=True, check=True).stdout
     assert "checkpoint: models/registered/model" in params
