@@ -1,4 +1,4 @@
-"""One first run, with everything in an object store, for all slow tests."""
+"""The lanes of the slow tests, and one first run for them, with everything in an object store."""
 
 from __future__ import annotations
 
@@ -11,6 +11,24 @@ import pytest
 from tests.end_to_end import checkout
 from tests.object_store import BUCKET, WRITER, ObjectStore
 from tests.slow import podman
+
+ONE_RUN = (
+    "test_images",
+    "test_kubeflow",
+    "test_kubernetes",
+    "test_object_store",
+    "test_pages",
+    "test_registered_base",
+)
+"""Files that go on from the run `first`, in this order: the last one registers another version."""
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """For the lanes of `make test-slow`: a process has all tests of a file, and one has those of `ONE_RUN`."""
+    for item in items:
+        name = item.path.stem
+        item.add_marker(pytest.mark.xdist_group("first" if name in ONE_RUN else name))
 
 
 @pytest.fixture(scope="session")
