@@ -13,9 +13,13 @@ export XDG_CACHE_HOME := $(CSLM_HOME)/cache
 export XDG_CONFIG_HOME := $(CSLM_HOME)/config
 PYTEST := -m pytest -q --durations=5
 # Two test files at a time, each on one core: the libraries' own threads would wait for one another.
-# In the order that is given, with what takes longest first.
-TWO := -n 2 --dist loadfile --no-loadscope-reorder
-WAITING := $(addprefix tests/infra/test_,tries.py services.py demo.py)
+TWO := -n 2 --no-loadscope-reorder
+# What takes longest first, file by file: pytest would leave out a file whose folder is named too.
+in_order = $(1) $(filter-out $(1),$(sort $(shell find $(2) -name 'test_*.py')))
+WAITING := $(addprefix tests/infra/test_,tries.py demo.py services.py)
+SLOWEST := $(addprefix tests/slow/test_,images.py tries.py ranks.py tokenize_on_ray.py)
+# Needs the machine to itself: it is asked how soon it answers.
+ALONE := tests/slow/test_chat.py
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo from-scratch ablations chat dags history images kubeflow kubeflow-local up corpus-landed down compose compose-down kubernetes \
@@ -90,13 +94,14 @@ test: setup  ## The test suite, but for what takes long or needs the machine to 
 	@$(MAKE) --no-print-directory test-orchestrator test-components
 
 test-slow: setup  ## The whole graph in containers, in pods, in an object store; the pages in a browser; many ranks
-	@$(COMPONENTS) $(PYTEST) tests/slow
+	@$(COMPONENTS) $(PYTEST) $(ALONE)
+	@OMP_NUM_THREADS=1 $(COMPONENTS) $(PYTEST) $(TWO) --dist loadgroup $(filter-out $(ALONE),$(call in_order,$(SLOWEST),tests/slow))
 
 test-orchestrator:  ## Tests of dags/ and infra/
-	@OMP_NUM_THREADS=1 $(ORCHESTRATOR) $(PYTEST) $(TWO) $(WAITING) tests/dags tests/infra
+	@OMP_NUM_THREADS=1 $(ORCHESTRATOR) $(PYTEST) $(TWO) --dist loadfile $(call in_order,$(WAITING),tests/dags tests/infra)
 
 test-components:  ## Tests of cslm/, components/, benchmarks/ and the whole
-	@OMP_NUM_THREADS=1 $(COMPONENTS) $(PYTEST) $(TWO) $(wildcard tests/end_to_end tests/cslm tests/components tests/benchmarks)
+	@OMP_NUM_THREADS=1 $(COMPONENTS) $(PYTEST) $(TWO) --dist loadfile $(wildcard tests/end_to_end tests/cslm tests/components tests/benchmarks)
 
 lint: setup  ## ruff, mypy, import directions, YAML, Markdown
 	@$(ORCHESTRATOR) -m ruff check . && $(ORCHESTRATOR) -m ruff format --check .
