@@ -15,6 +15,12 @@ from typing import Any
 from tests.dags import toy
 
 LIMIT_S = 120
+READING_S = 12
+"""What a person takes to read a question of Airflow's.
+
+An answer that comes before the scheduler has seen the asking process end is lost (Airflow 3.3 takes the end for
+the one of the process that goes on, and the task fails or asks again); it sees it up to 6 s later.
+"""
 
 
 def ports() -> dict[str, str]:
@@ -118,7 +124,7 @@ class Airflow:
 @contextmanager
 def started(project: Path, **variables: str) -> Iterator[Airflow]:
     """The services of a toy project in such an environment; what is tried again soon is."""
-    given = ports() | {"AIRFLOW__CORE__DEFAULT_TASK_RETRY_DELAY": "10"} | variables
+    given = ports() | {"AIRFLOW__CORE__DEFAULT_TASK_RETRY_DELAY": "5"} | variables
     up = services(project, given, "up")
     try:
         assert up.returncode == 0, up.stdout + up.stderr

@@ -22,7 +22,6 @@ from tests import webhook
 from tests.dags import toy
 from tests.infra import running
 
-READING_S = 12
 WRITING_S = 8
 
 
@@ -370,13 +369,9 @@ def _registered(run: str, token: str) -> int | None:
 
 
 def _asked(run: str, token: str) -> tuple[str, dict[str, Any]]:
-    """Where to answer what a run asks a person, and the question.
-
-    An answer that comes before the scheduler has seen the asking process end is lost (Airflow 3.3 takes the end
-    for the one of the process that goes on, and the task fails or asks again); it sees it up to 6 s later.
-    """
+    """Where to answer what a run asks a person, and the question, when it is read."""
     task = f"{run}/taskInstances/approve"
     running.until(lambda: running.call(task, token=token)["state"] == "awaiting_input")
-    time.sleep(READING_S)
+    time.sleep(running.READING_S)
     detail = f"{task}/-1/hitlDetails"
     return detail, running.call(detail, token=token)

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -84,6 +85,7 @@ def test_a_person_approves_and_mlflow_shows_the_alias(services: Services, page: 
     [run, *_] = running.until(lambda: running.call(runs, token=services.token)["dag_runs"])
     name = run["dag_run_id"]
     running.until(lambda: _waits(f"{runs}/{name}", services.token))
+    time.sleep(running.READING_S)
     page.goto(f"{services.airflow}/dags/cslm_promote/runs/{name}/tasks/approve/required_actions")
     expect(page.get_by_text("Version 1 of cslm into production?")).to_be_visible(timeout=LIMIT_MS)
     _picture(page, "airflow-approval")
