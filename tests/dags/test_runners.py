@@ -338,7 +338,10 @@ def test_only_what_another_try_can_mend_is_tried_again(
     assert said in "".join(told[1:])
 
 
-def test_the_end_of_a_pod_is_told_when_the_scheduler_can_hear_it(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("number", "waits"), [(7, True), (None, False)], ids=["of a triggerer", "of the demo"])
+def test_the_end_of_a_pod_is_told_when_the_scheduler_can_hear_it(
+    number: int | None, waits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A pod that ends at once, whose task would go on while Airflow has still to read that it was deferred."""
 
     async def ended(_: Any) -> AsyncIterator[TriggerEvent]:
@@ -351,11 +354,12 @@ def test_the_end_of_a_pod_is_told_when_the_scheduler_can_hear_it(monkeypatch: py
         task.defer(trigger=given, method_name="trigger_reentry")
     path, arguments = deferred.value.trigger.serialize()
     trigger = import_string(path)(**arguments)
+    trigger.trigger_id = number
     monkeypatch.setattr(KubernetesPodTrigger, "run", ended)
-    monkeypatch.setattr(pod_trigger, "SETTLED", timedelta(seconds=0.5))
+    monkeypatch.setattr(pod_trigger, "SETTLED", timedelta(seconds=2))
     event = asyncio.run(anext(trigger.run()))
     assert event.payload == {"status": "success"}
-    assert datetime.now(UTC) - begun >= timedelta(seconds=0.5)
+    assert (datetime.now(UTC) - begun >= timedelta(seconds=2)) is waits
 
 
 @given(st.text(min_size=1, max_size=90), st.sampled_from(["validate", "tokenize@en", "ingest@My corpus"]))
