@@ -28,19 +28,28 @@ class Shares:
         return self.ranks * self.micro_batches * self.rows
 
 
-def shares(batch_tokens: int, length: int, ranks: int, micro_batch_tokens: int | None) -> Shares:
+def shares(
+    batch_tokens: int, length: int, ranks: int, micro_batch_tokens: int | None, most: int | None = None
+) -> Shares:
     """The fewest micro batches of at most `micro_batch_tokens` (none: one), for rows of `length` tokens.
+
+    Args:
+        most: rows that there are; a step takes no more.
 
     Raises:
         ValueError: the rows of a step cannot be shared evenly, or a row is more than a micro batch may have.
     """
-    rows = max(1, batch_tokens // length)
+    asked = max(1, batch_tokens // length)
+    rows = asked if most is None else max(1, min(asked, most))
     if rows % ranks:
         fewer, more = rows // ranks * ranks, (rows // ranks + 1) * ranks
-        could = " or ".join(f"{n * length} ({n} rows)" for n in (fewer, more) if n)
+        there = [n for n in (fewer, more) if n and (most is None or n <= most)]
+        could = " or ".join(f"{n * length} ({n} rows)" for n in there)
+        other_tokens = f"batch_tokens {could}, or " if could else ""
+        all_of_them = f", and there are {rows}" if rows < asked else ""
         raise ValueError(
-            f"batch_tokens {batch_tokens} are {rows} rows of {length}, which {ranks} ranks cannot share: give "
-            f"batch_tokens {could}, or {most_ranks(rows, ranks)} ranks"
+            f"batch_tokens {batch_tokens} are {asked} rows of {length}{all_of_them}, which {ranks} ranks "
+            f"cannot share: give {other_tokens}{most_ranks(rows, ranks)} ranks"
         )
     share = rows // ranks
     fitting = share if micro_batch_tokens is None else micro_batch_tokens // length

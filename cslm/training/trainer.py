@@ -184,9 +184,10 @@ def train(
 
 
 def shares_of_step(config: TrainingConfig, rows: PackedRows, ranks: int) -> Shares:
-    """How so many ranks share the rows of a step.
+    """How so many ranks share the rows of a step, which are all that there are if those are fewer.
 
     Raises:
         ValueError: they cannot.
     """
-    return shares(config.batch_tokens, rows.manifest.length, ranks, config.micro_batch_tokens)
+    length, micro = rows.manifest.length, config.micro_batch_tokens
+    return shares(config.batch_tokens, length, ranks, micro, most=len(rows))

@@ -44,6 +44,12 @@ def test_a_step_must_be_shared_evenly(rows: PackedRows) -> None:
     small = dataclasses.replace(config, batch_tokens=100)
     with pytest.raises(StageFailed, match=r"are 1 rows of 128, which 2 ranks .* 256 \(2 rows\), or 1 ranks"):
         check_ranks("pretrain", small, rows, 2)
+    rows.manifest = dataclasses.replace(rows.manifest, rows=3)
+    told = (
+        r"512 are 4 rows of 128, and there are 3, which 2 ranks .* give batch_tokens 256 \(2 rows\), or 1 ranks"
+    )
+    with pytest.raises(StageFailed, match=told):
+        check_ranks("pretrain", config, rows, 2)
 
 
 def test_a_micro_batch_has_room_for_a_row(rows: PackedRows) -> None:

@@ -74,6 +74,24 @@ def test_micro_batches_learn_what_one_batch_learns(
     assert seen == [tokens // 128 * 128] * len(seen)
 
 
+def test_fewer_rows_than_a_step_takes_are_passed_over_as_often_as_asked(
+    tiny: tuple[LlamaForCausalLM, PreTrainedTokenizerFast], rows: PackedRows, tmp_path: Path
+) -> None:
+    three = copy.copy(rows)
+    three.manifest = dataclasses.replace(rows.manifest, rows=3)
+    model, seen = copy.deepcopy(tiny[0]), list[int]()
+    model.model.register_forward_pre_hook(
+        lambda module, given, named: seen.append(named["input_ids"].numel()), with_kwargs=True
+    )
+    config = dataclasses.replace(
+        CONFIG, batch_tokens=8 * 128, epochs=10.0, max_steps=None, checkpoint_minutes=1000.0
+    )
+    trained = train(model, three, config, tmp_path, lambda step, numbers: None)
+    figures = trained.figures()
+    assert figures["steps"] == 10
+    assert figures["tokens"] == 10 * 3 * 128 == sum(seen)
+
+
 @pytest.fixture(scope="module")
 def without_third_step(
     tiny: tuple[LlamaForCausalLM, PreTrainedTokenizerFast],
