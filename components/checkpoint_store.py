@@ -79,6 +79,8 @@ class CheckpointStore:
         )
         self._there: set[str] | None = None
         self._last: dict[str, tuple[int, int]] = {}
+        self._digests: dict[tuple[str, tuple[int, int]], str] = {}
+        """SHA-256 of what was sent, by path, time of change and size: large files are read once."""
         self._tried = self._failed = 0
 
     def restore(self, folder: Path, anew: bool = False) -> bool:
@@ -153,7 +155,7 @@ class CheckpointStore:
                 os.link(folder / path, copies / path)  # the training may remove or replace the file
             if _whole_files(folder) != found:
                 return False
-            self._send(copies, list(found))
+            self._send(copies, found)
         except FileNotFoundError:
             return False
         finally:
@@ -161,10 +163,14 @@ class CheckpointStore:
         self._last, self._tried = found, self._tried + 1
         return True
 
-    def _send(self, copies: Path, paths: list[str]) -> None:
+    def _send(self, copies: Path, found: dict[str, tuple[int, int]]) -> None:
         if self._there is None:
             self._there = {PurePosixPath(key).name for key in self._keys("files/")}
-        files = {path: _digest(copies / path) for path in paths}
+        self._digests = {
+            (path, facts): self._digests.get((path, facts)) or _digest(copies / path)
+            for path, facts in found.items()
+        }
+        files = {path: digest for (path, _), digest in self._digests.items()}
         for path, digest in files.items():
             if digest not in self._there:
                 self._s3.upload_file(str(copies / path), self._bucket, self._key(f"files/{digest}"))

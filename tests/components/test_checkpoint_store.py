@@ -87,6 +87,30 @@ def test_another_machine_goes_on_from_what_was_brought(tmp_path: Path) -> None:
     assert checkpoint_store.WHOLE == checkpoints.WHOLE
 
 
+def test_what_was_brought_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    digest = checkpoint_store._digest
+
+    def note(path: Path) -> str:
+        read.append(f"{path.parent.name}/{path.name}")
+        return digest(path)
+
+    folder, store = tmp_path / "here" / NAME, CheckpointStore(URI, NAME)
+    _training(folder, 10)
+    assert store.upload(folder)
+    _training(folder, 20)
+    (folder / "checkpoint-10" / "latest_universal").write_bytes(b"made since")
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint_store, "_digest", note)
+        assert store.upload(folder)
+    of_before = [path for path in read if path.startswith("checkpoint-10/")]
+    assert of_before == ["checkpoint-10/latest_universal"]
+    assert "checkpoint-20/model.safetensors" in read
+    there = tmp_path / "there" / NAME
+    assert CheckpointStore(URI, NAME).restore(there)
+    assert _content(there) == _content(folder)
+
+
 def test_the_newest_two_are_kept(tmp_path: Path) -> None:
     folder, store = tmp_path / NAME, CheckpointStore(URI, NAME)
     for step in (10, 20, 30):
