@@ -239,10 +239,27 @@ def _row(sequences: list[Sequence], length: int, pad_id: int, tasks: list[str]) 
     return row
 
 
+class _FileRows:
+    """The rows of a file in the folder; each is read when it is asked for, so no file stays open."""
+
+    def __init__(self, path: Path) -> None:
+        mapped = np.load(path, mmap_mode="r")  # which reads where the rows are, and none of them
+        self._path, self._offset, self._rows, self._shape = path, mapped.offset, len(mapped), mapped.shape[1:]
+
+    def __len__(self) -> int:
+        return self._rows
+
+    def __getitem__(self, index: int) -> npt.NDArray[np.int32]:
+        """One row, (planes, length); threads may ask at once."""
+        count = int(np.prod(self._shape))
+        offset = self._offset + index * count * np.dtype(np.int32).itemsize
+        return np.fromfile(self._path, np.int32, count, offset=offset).reshape(self._shape)
+
+
 class PackedRows(Dataset[dict[str, Any]]):
     """The rows of a folder that `pack` wrote: `{plane: (length,) int64}` each.
 
-    Files of the folder are mapped into memory. From a store only those rows are read that are asked for.
+    Only those rows are read that are asked for, and no file stays open between.
 
     Args:
         source: the store, and a folder on this machine's disk for what has been read.
@@ -255,12 +272,12 @@ class PackedRows(Dataset[dict[str, Any]]):
     def __init__(self, folder: Path, source: RowSource | None = None) -> None:
         self.manifest = PackedManifest(**json.loads((folder / "manifest.json").read_text("utf-8")))
         self.manifest.shards = [Shard(**each) for each in self.manifest.shards]  # type: ignore[arg-type]
-        self._shards: SequenceOf[npt.NDArray[np.int32] | StoredRows]
+        self._shards: SequenceOf[_FileRows | StoredRows]
         self._kept: KeptRows | None = None
         self._readers: ThreadPoolExecutor | None = None
         self._coming: dict[int, Future[npt.NDArray[np.int32]]] = {}
         if not self.manifest.shards:
-            self._shards = [np.load(path, mmap_mode="r") for path in sorted(folder.glob("rows-*.npy"))]
+            self._shards = [_FileRows(path) for path in sorted(folder.glob("rows-*.npy"))]
         elif source is None:
             raise ValueError(f"{folder} has no rows, as they are in a store (compose.store): say in which")
         else:

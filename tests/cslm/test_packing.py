@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import tracemalloc
 from collections import Counter
 from pathlib import Path
@@ -130,3 +132,23 @@ def test_ten_times_as_much_is_packed_in_the_same_memory(
         tracemalloc.stop()
     assert len(PackedRows(tmp_path / "5000")) > 9 * len(PackedRows(tmp_path / "500")) > 0
     assert peaks[1] < 1.2 * peaks[0]
+
+
+READ_ALL = """
+import resource, sys
+from pathlib import Path
+from cslm.packing import PackedRows
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+rows = PackedRows(Path(sys.argv[1]))
+print(*(int(rows[index]["input_ids"][0]) for index in reversed(range(len(rows)))))
+"""
+
+
+def test_more_files_are_read_than_a_process_may_have_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cslm.packing.ROWS_PER_SHARD", 1)
+    pack((Sequence([9 + n] * 23, [9] * 23, "asr", "en") for n in range(300)), tmp_path, LENGTH, PAD, seed=1)
+    assert len(list(tmp_path.glob("rows-*.npy"))) == 300
+    read = subprocess.run([sys.executable, "-c", READ_ALL, tmp_path], stdout=subprocess.PIPE, check=True)
+    assert sorted(map(int, read.stdout.split())) == list(range(9, 309))
