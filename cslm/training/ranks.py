@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -77,7 +78,7 @@ def train_on_ranks(
         BadNodes: the nodes cannot share the ranks.
         RanksFailed: one of them has failed; the others are ended then.
         StoreAway: one of them has failed because its store of rows does not answer.
-        Preempted: SIGTERM came to this process or to a rank, and the checkpoint is written.
+        Preempted: SIGTERM came to this process or to a rank, and the last checkpoint is whole.
     """
     nodes = Nodes.here()
     mine = nodes.ranks(ranks)
@@ -86,8 +87,10 @@ def train_on_ranks(
     path.write_text(json.dumps(asdict(job), default=str), "utf-8")
     nodes.call(ranks, path)
     processes: list[subprocess.Popen[str]] = []
-    with asked_to_end(lambda: _end(processes)):
+    with asked_to_end(lambda: _end(processes)) as told:
         processes += _start(ranks, mine, path, nodes)
+        if told():  # while they were started
+            _end(processes)
         first = processes[0]
         failed: list[int] = []
         watch = threading.Thread(target=_end_together, args=(processes, failed))
@@ -112,13 +115,15 @@ def join_ranks(ranks: int, job: Path, nodes: Nodes) -> None:
         BadNodes: the nodes cannot share the ranks.
         RanksFailed: a rank of this node has failed; its others are ended then.
         StoreAway: one has failed because its store of rows does not answer.
-        Preempted: SIGTERM came to this process or to a rank of any node, and the checkpoint is written.
+        Preempted: SIGTERM came to this process or to a rank of any node, and the last checkpoint is whole.
     """
     mine = nodes.ranks(ranks)
     processes: list[subprocess.Popen[str]] = []
     failed: list[int] = []
-    with asked_to_end(lambda: _end(processes)):
+    with asked_to_end(lambda: _end(processes)) as told:
         processes += _start(ranks, mine, job, nodes)
+        if told():  # while they were started
+            _end(processes)
         _end_together(processes, failed)
     _check(processes, failed, ranks, mine, job.with_name(AWAY))
 
@@ -134,11 +139,14 @@ def _check(
     """Raise what has happened to the ranks of this machine, if it was not good."""
     if failed and away.exists():
         raise StoreAway(away.read_text("utf-8"))
-    if failed:
+    ended_at_once = any(
+        processes[rank].returncode == -signal.SIGTERM for rank in failed
+    )  # outside of its steps
+    if failed and not ended_at_once:
         code = processes[failed[0]].returncode
         how = f"was killed by signal {-code}" if code < 0 else "has ended with an error, which stands above"
         raise RanksFailed(f"rank {mine[failed[0]]} of {ranks} {how}")
-    if processes[0].returncode == PREEMPTED:
+    if ended_at_once or processes[0].returncode == PREEMPTED:
         raise Preempted("it was told to end (SIGTERM): the same command goes on from its last checkpoint")
 
 

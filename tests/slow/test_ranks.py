@@ -10,6 +10,8 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +25,7 @@ from cslm.packing import PackedRows, pack
 from cslm.row_store import RowSource, RowStore, StoreAway
 from cslm.sequences import SequenceBuilder
 from cslm.training import TrainingConfig
+from cslm.training import ranks as ranks_of_training
 from cslm.training.preemption import Preempted
 from cslm.training.ranks import PREEMPTED, Job, RanksFailed, train_on_ranks
 from tests import tiny
@@ -236,6 +239,32 @@ def test_whoever_must_end_all_end_with_a_checkpoint(job: Job, tmp_path: Path, wh
     [checkpoint] = mine.checkpoints.glob("checkpoint-*")
     assert (checkpoint / "whole").exists()
     assert 10 <= int(checkpoint.name.rpartition("-")[2]) < 100
+
+
+@pytest.mark.parametrize("when", ["while they are started", "before they can write a checkpoint"])
+def test_whoever_must_end_before_the_first_step_is_tried_again(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    def tell() -> None:
+        while len(_ranks_at_work()) < 2:
+            time.sleep(0.01)
+        psutil.Process().terminate()
+
+    def port() -> int:
+        psutil.Process().terminate()
+        return free_port()
+
+    free_port = ranks_of_training._free_port
+    if when == "while they are started":
+        monkeypatch.setattr(ranks_of_training, "_free_port", port)
+    else:
+        threading.Thread(target=tell).start()
+    mine = dataclasses.replace(job, checkpoints=tmp_path / "checkpoints", result=tmp_path / "result")
+    heard: list[int] = []
+    with pytest.raises(Preempted):
+        train_on_ranks(2, mine, lambda step, numbers: heard.append(step))
+    assert not heard
+    assert not _ranks_at_work()
 
 
 def _ranks_at_work() -> list[psutil.Process]:
