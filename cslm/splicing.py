@@ -12,18 +12,22 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable
 from collections.abc import Sequence as SequenceOf
+from typing import TypeVar
 
 from cslm.aligned import AlignedUtterance, Word
-from cslm.noise import openings
+from cslm.noise import OPENING, openings
 from cslm.shards import UNKNOWN_SPEAKER
 
 BANK = 200_000
-"""Words kept at most, a random choice from all, so that memory stays flat as the corpus grows."""
+"""Words kept at most, and as many in openings: a random choice from all, so that memory stays flat as the
+corpus grows."""
 OPENINGS = 100
 """Openings kept of each voice."""
 LONGEST_EXCERPT = 6
 
 Place = tuple[tuple[str, float], str, bool, str]
+Voice = tuple[tuple[str, float], str]
+Kept = TypeVar("Kept")
 
 
 class WordBank:
@@ -32,24 +36,31 @@ class WordBank:
     def __init__(self, utterances: Iterable[AlignedUtterance], seed: int, size: int = BANK) -> None:
         self._rng = random.Random(seed)
         kept: list[tuple[Place, Word]] = []
-        self._openings: dict[tuple[tuple[str, float], str], list[tuple[Word, ...]]] = defaultdict(list)
+        begun: list[tuple[Voice, tuple[Word, ...]]] = []
+        known = (utterance for utterance in utterances if utterance.speaker != UNKNOWN_SPEAKER)
         number = 0
-        for utterance in utterances:
-            if utterance.speaker == UNKNOWN_SPEAKER:
-                continue
-            begun = self._openings[utterance.voice, utterance.language]
-            if len(begun) < OPENINGS:
-                begun += openings([utterance.words])
+        for index, utterance in enumerate(known):
+            [opening] = openings([utterance.words])
+            voice = utterance.voice, utterance.language
+            self._keep(begun, (voice, opening), index, size // OPENING)
             for place, word in _spoken(utterance):
-                if number < size:
-                    kept.append((place, word))
-                elif (slot := self._rng.randrange(number + 1)) < size:
-                    kept[slot] = place, word
+                self._keep(kept, (place, word), number, size)
                 number += 1
         self._recordings: dict[Place, dict[str, list[Word]]] = defaultdict(lambda: defaultdict(list))
         for place, word in kept:
             self._recordings[place][word.text].append(word)
         self._words = {place: list(words) for place, words in self._recordings.items()}
+        self._openings: dict[Voice, list[tuple[Word, ...]]] = defaultdict(list)
+        for voice, opening in begun:
+            if len(self._openings[voice]) < OPENINGS:
+                self._openings[voice].append(opening)
+
+    def _keep(self, kept: list[Kept], each: Kept, number: int, size: int) -> None:
+        """Keep what is the `number`th to come (from 0), if it is one of `size` that are drawn from all."""
+        if number < size:
+            kept.append(each)
+        elif (slot := self._rng.randrange(number + 1)) < size:
+            kept[slot] = each
 
     def splice(self, utterance: AlignedUtterance, share: float) -> list[Word]:
         """The words of `utterance`, `share` of them replaced by any other word of its voice that fits there.

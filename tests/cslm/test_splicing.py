@@ -7,6 +7,7 @@ from collections import Counter
 import pytest
 
 from cslm.aligned import AlignedUtterance, Word
+from cslm.noise import OPENING
 from cslm.sequences import Chunk
 from cslm.splicing import LONGEST_EXCERPT, WordBank
 
@@ -82,3 +83,11 @@ def test_excerpts_are_words_in_a_row() -> None:
     assert lengths[1] > lengths[LONGEST_EXCERPT]
     silent = [Word("a ", (), ()), Word("b", (1,), ("b",))]
     assert all(any(word.units for word in bank.excerpt(silent)) for _ in range(50))
+
+
+def test_with_many_speakers_it_holds_a_random_choice_of_openings() -> None:
+    corpus = [utterance("Where is Rome now?", f"speaker {number}", number) for number in range(1000)]
+    bank = WordBank(corpus, seed=1, size=400)
+    begun = [number for number, each in enumerate(corpus) if bank.opening(each)]
+    assert len(begun) == 400 / OPENING
+    assert sum(number >= 500 for number in begun) == pytest.approx(50, abs=20)
