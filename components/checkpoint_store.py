@@ -8,8 +8,9 @@ While a training works, a thread brings every state of its checkpoint folder to 
     STAGE-KEY/states/00000007.json      which files make a state: path -> SHA256
 
 A state is written last, so one that was interrupted is not there. The newest two are kept. Who starts the same
-training elsewhere takes the newest state whose files are all there and are what they were (sha256). boto3 reads
-endpoint, keys, region and CA from the environment, splits large files, and tries again when the store stumbles.
+training elsewhere takes the newest state whose files are all there and are what they were (sha256); so does a
+machine that has begun it, if another one has come further since. boto3 reads endpoint, keys, region and CA from
+the environment, splits large files, and tries again when the store stumbles.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import os
 import re
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
@@ -38,6 +39,10 @@ ADDRESS = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(/(?P<pr
 WHOLE = "whole"
 """A folder of a checkpoint counts once it holds a file of this name (cslm.training)."""
 FINISHED = "finished"
+NEWEST = "newest_in_store"
+"""In a checkpoint folder, and in no state: the newest one when it was brought to the store or taken from it."""
+STEP = re.compile(r"checkpoint-(\d+)/")
+"""How the path of a file of a checkpoint begins; other work than a training of the language model has none."""
 KEPT = 2
 EVERY_S = 15.0
 LONGEST_S = 600.0
@@ -84,7 +89,7 @@ class CheckpointStore:
         self._tried = self._failed = 0
 
     def restore(self, folder: Path, anew: bool = False) -> bool:
-        """Make `folder` of the newest whole state; false if there is none.
+        """Make `folder` of the newest whole state; false if there is none that is further than what is there.
 
         Args:
             anew: work that is finished is done once more, so its states are none; what was begun goes on.
@@ -98,6 +103,8 @@ class CheckpointStore:
             if anew and states and self._finished(states[-1]):
                 return False
             for key in reversed(states):
+                if self._uri_of(key) == _newest(folder) or self._is_behind(key, folder):
+                    return False
                 if self._fetch(key, folder):
                     return True
         except REFUSED as error:
@@ -155,7 +162,8 @@ class CheckpointStore:
                 os.link(folder / path, copies / path)  # the training may remove or replace the file
             if _whole_files(folder) != found:
                 return False
-            self._send(copies, found)
+            key = self._send(copies, found)
+            (folder / NEWEST).write_text(self._uri_of(key), "utf-8")
         except FileNotFoundError:
             return False
         finally:
@@ -163,7 +171,7 @@ class CheckpointStore:
         self._last, self._tried = found, self._tried + 1
         return True
 
-    def _send(self, copies: Path, found: dict[str, tuple[int, int]]) -> None:
+    def _send(self, copies: Path, found: dict[str, tuple[int, int]]) -> str:
         if self._there is None:
             self._there = {PurePosixPath(key).name for key in self._keys("files/")}
         self._digests = {
@@ -177,9 +185,11 @@ class CheckpointStore:
                 self._there.add(digest)
         states = self._keys("states/")
         number = int(PurePosixPath(states[-1]).stem) + 1 if states else 1
+        key = self._key(f"states/{number:08d}.json")
         body = _State(finished=FINISHED in files, files=files).model_dump_json(indent=1).encode()
-        self._s3.put_object(Bucket=self._bucket, Key=self._key(f"states/{number:08d}.json"), Body=body)
+        self._s3.put_object(Bucket=self._bucket, Key=key, Body=body)
         self._prune()
+        return key
 
     def _prune(self) -> None:
         states = self._keys("states/")
@@ -190,6 +200,20 @@ class CheckpointStore:
         old = [key for key in self._keys("files/") if PurePosixPath(key).name not in needed]
         self._remove([*states[:-KEPT], *old])
         self._there = needed
+
+    def _is_behind(self, key: str, folder: Path) -> bool:
+        """Whether a state is no further than `folder`: by its steps, or by time where nothing counts them."""
+        here = _whole_files(folder)
+        if not here:
+            return False
+        try:
+            mine, theirs = _last_step(here), _last_step(self._read(key).files)
+        except _Broken:
+            return False
+        if mine or theirs:
+            return mine >= theirs
+        written = self._s3.head_object(Bucket=self._bucket, Key=key)["LastModified"]
+        return max(changed for changed, _ in here.values()) / 1e9 >= written.timestamp()
 
     def _fetch(self, key: str, folder: Path) -> bool:
         """Make `folder` of one state; false, and a word why, if that cannot be."""
@@ -205,9 +229,10 @@ class CheckpointStore:
             print(f"the checkpoint {key} cannot be used, an older one is looked for: {error}", flush=True)
             shutil.rmtree(partial, ignore_errors=True)
             return False
+        (partial / NEWEST).write_text(self._uri_of(key), "utf-8")
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
-        print(f"the work goes on from checkpoint {key} of s3://{self._bucket}", flush=True)
+        print(f"the work goes on from checkpoint {self._uri_of(key)}", flush=True)
         return True
 
     def _download(self, digest: str, target: Path) -> None:
@@ -260,6 +285,9 @@ class CheckpointStore:
     def _key(self, name: str) -> str:
         return f"{self._under(self._name)}/{name}"
 
+    def _uri_of(self, key: str) -> str:
+        return f"s3://{self._bucket}/{key}"
+
     def _under(self, name: str) -> str:
         return f"{self._root}/{name}" if self._root else name
 
@@ -290,10 +318,19 @@ def _whole_files(folder: Path) -> dict[str, tuple[int, int]]:
     for file in sorted(folder.rglob("*")):
         path = file.relative_to(folder)
         whole = len(path.parts) == 1 or (folder / path.parts[0] / WHOLE).exists()
-        if file.is_file() and whole and file.suffix != ".partial":
+        if file.is_file() and whole and file.suffix != ".partial" and path.name != NEWEST:
             facts = file.stat()
             found[path.as_posix()] = (facts.st_mtime_ns, facts.st_size)
     return found
+
+
+def _newest(folder: Path) -> str | None:
+    file = folder / NEWEST
+    return file.read_text("utf-8") if file.exists() else None
+
+
+def _last_step(paths: Iterable[str]) -> int:
+    return max((int(match[1]) for match in map(STEP.match, paths) if match), default=0)
 
 
 def _digest(path: Path) -> str:

@@ -4,7 +4,8 @@ A training has its checkpoints there, tokenize the shards that are finished. KEY
 deps (data and code) and params in dvc.yaml, but for `ranks`, which learn the same however many they are: a
 rerun of the same work continues it, in the same MLflow run; other work never sees it. The folder is kept when
 the stage ends, as its result may be lost until DVC has it; the pipeline removes it then. With CSLM_CHECKPOINTS
-it is in an object store too (components.checkpoint_store), from where another machine goes on.
+it is in an object store too (components.checkpoint_store), from where another machine goes on, and this one if
+another has come further.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def checkpoints_of(stage: Stage) -> Iterator[Path]:
         anew = bool(os.environ.get(FORCED))
         if anew and (folder / FINISHED).exists():
             shutil.rmtree(folder)
-        if store is not None and not _begun(folder):
+        if store is not None:
             store.restore(folder, anew)
     except StageFailed as error:
         give_up(f"{stage.name}: {error}", error)
@@ -57,10 +58,6 @@ def checkpoints_of(stage: Stage) -> Iterator[Path]:
     with store.mirrored(folder) if store is not None else nullcontext():
         yield folder
         (folder / FINISHED).touch()
-
-
-def _begun(folder: Path) -> bool:
-    return folder.exists() and any(folder.iterdir())
 
 
 def _name(stage: Stage) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,8 @@ import pytest
 
 from components import checkpoint_store
 from components.checkpoint_store import CheckpointStore
-from components.stage import StageFailed
+from components.checkpoints import checkpoints_of
+from components.stage import Stage, StageFailed
 from cslm.training import checkpoints
 from tests.object_store import BUCKET, READER, STRANGER, WRITER, Keys, ObjectStore
 
@@ -64,7 +67,8 @@ def _training(folder: Path, step: int, size: int = 1000) -> dict[str, bytes]:
 
 
 def _content(folder: Path) -> dict[str, bytes]:
-    return {str(f.relative_to(folder)): f.read_bytes() for f in folder.rglob("*") if f.is_file()}
+    files = (f for f in folder.rglob("*") if f.is_file() and f.name != checkpoint_store.NEWEST)
+    return {str(f.relative_to(folder)): f.read_bytes() for f in files}
 
 
 def test_another_machine_goes_on_from_what_was_brought(tmp_path: Path) -> None:
@@ -235,3 +239,65 @@ def test_finished_work_is_done_once_more_if_it_is_forced_and_begun_work_goes_on(
     assert here.upload(folder)
     assert not CheckpointStore(URI, NAME).restore(tmp_path / "forced" / NAME, anew=True)
     assert CheckpointStore(URI, NAME).restore(tmp_path / "asked" / NAME)
+
+
+def test_who_has_begun_goes_on_from_what_another_machine_did_since(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(Path(__file__).parents[2] / "params.yaml", tmp_path)
+    (tmp_path / "dvc.yaml").write_text(json.dumps({"stages": {"pretrain": {"deps": [], "params": ["seed"]}}}))
+    monkeypatch.chdir(tmp_path)
+
+    def train(machine: str, step: int | None) -> tuple[Path, dict[str, bytes]]:
+        """The folder, and what it holds before; the machine is lost after the step."""
+        monkeypatch.setenv("CSLM_HOME", str(tmp_path / machine))
+        with pytest.raises(KeyboardInterrupt), checkpoints_of(Stage("pretrain")) as folder:
+            found = _content(folder)
+            if step is not None:
+                _training(folder, step)
+            raise KeyboardInterrupt
+        return folder, found
+
+    folder, _ = train("here", None)
+    (folder / "mlflow_run_id").write_text("of a try that made no checkpoint")
+    monkeypatch.setenv("CSLM_CHECKPOINTS", URI)
+    there, _ = train("there", 20)
+    folder, found = train("here", None)
+    assert found == _content(there)
+    _training(folder, 30)
+    train("here", None)
+    shutil.rmtree(folder / "checkpoint-30")
+    _, found = train("here", None)
+    assert found == _content(there), "who removes a checkpoint goes on from the one before"
+
+
+def test_work_that_is_further_than_the_store_is_kept(tmp_path: Path) -> None:
+    here, there = tmp_path / "here" / NAME, tmp_path / "there" / NAME
+    _training(here, 10)
+    assert CheckpointStore(URI, NAME).upload(here)
+    assert CheckpointStore(URI, NAME).restore(there)
+    _training(here, 20)  # and its machine is lost before that is brought
+    _training(there, 15)
+    assert CheckpointStore(URI, NAME).upload(there)
+    mine = _content(here)
+    assert not CheckpointStore(URI, NAME).restore(here)
+    assert _content(here) == mine
+    assert CheckpointStore(URI, NAME).upload(here)
+    assert CheckpointStore(URI, NAME).restore(there)
+    assert _content(there) == _content(here)
+
+
+def test_work_whose_steps_nobody_counts_is_compared_by_time(tmp_path: Path) -> None:
+    here, there = tmp_path / "here" / NAME, tmp_path / "there" / NAME
+    for folder, written in ((here, time.time() - 60), (there, time.time() - 30)):
+        folder.mkdir(parents=True)
+        (folder / "state.pt").write_text(str(folder))
+        os.utime(folder / "state.pt", (written, written))
+    assert CheckpointStore(URI, NAME).upload(there)
+    (here / "noise.pt").touch()
+    later = time.time() + 60
+    os.utime(here / "noise.pt", (later, later))
+    assert not CheckpointStore(URI, NAME).restore(here)
+    (here / "noise.pt").unlink()
+    assert CheckpointStore(URI, NAME).restore(here)
+    assert (here / "state.pt").read_text() == str(there)
