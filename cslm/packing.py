@@ -253,7 +253,10 @@ class _FileRows:
         """One row, (planes, length); threads may ask at once."""
         count = int(np.prod(self._shape))
         offset = self._offset + index * count * np.dtype(np.int32).itemsize
-        return np.fromfile(self._path, np.int32, count, offset=offset).reshape(self._shape)
+        row: npt.NDArray[np.int32] = np.fromfile(self._path, np.int32, count, offset=offset).reshape(
+            self._shape
+        )
+        return row
 
 
 class PackedRows(Dataset[dict[str, Any]]):
