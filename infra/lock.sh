@@ -3,7 +3,7 @@
 #
 # Run:  infra/lock.sh      after `uv pip install` of something new and a green `make test`
 #
-# The two environments of `make setup` are locked as they are installed now; data and dvc, parts of them that the images
+# The two environments of `make setup` are locked as they are installed now, whatever their .in files say; data and dvc, parts of them that the images
 # need, get the same versions. kubeflow is resolved anew. torch has no hash: its CPU build differs from the file of the same version that other machines get.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -16,7 +16,7 @@ write() {
   local name=$1
   shift
   {
-    echo "# Locked by infra/lock.sh from requirements/$name.in; do not edit."
+    echo "# Locked by infra/lock.sh; do not edit."
     [[ ! -s $work/torch ]] || cat "$work/torch"
     "$uv" pip compile --quiet --generate-hashes --no-header --no-annotate --python-version 3.11 "$@"
   } >"$work/$name.txt"
