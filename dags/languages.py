@@ -7,7 +7,8 @@ from typing import Any
 
 from dags import continuation, parameters, places, tracking
 
-LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]+)*")
+LANGUAGE = re.compile(r"[a-z]{2,3}")
+"""As components/settings.py has it: ISO 639, without script or region."""
 
 
 class CannotAdd(Exception):
@@ -29,7 +30,7 @@ def parameters_with(
         raise CannotAdd(f"{model} has no version {base!r} at {places.tracking_uri()}: train one (cslm_train)")
     known = continuation.parameters_of(version)
     if not LANGUAGE.fullmatch(language):
-        raise CannotAdd(f"language {language!r}: a code such as es or yue is needed")
+        raise CannotAdd(f"language {language!r}: two or three small letters are needed, such as es or yue")
     if language in known["languages"]:
         raise CannotAdd(f"version {version.version} speaks {language!r} already; cslm_train goes on with it")
     if not corpora:

@@ -57,7 +57,8 @@ def test_the_run_has_all_that_the_version_knows_and_the_new_language(project: Pa
     ("base", "language", "corpora", "why"),
     [
         ("staging", "es", SPANISH, "no version 'staging'"),
-        ("1", "Spanish", SPANISH, "a code such as es"),
+        ("1", "Spanish", SPANISH, "two or three small letters are needed, such as es"),
+        ("1", "zh-yue", SPANISH, "two or three small letters are needed, such as es or yue"),
         ("1", "fr", SPANISH, "version 1 speaks 'fr' already"),
         ("1", "es", {}, "at least one of 'es' is needed"),
         ("1", "es", {"two": SPANISH["spanish"]}, "has a corpus 'two' already"),
