@@ -60,12 +60,12 @@ def _told_to_end(*_: object) -> NoReturn:
 
 def home() -> Path:
     """Where run-time state lives: `CSLM_HOME`, or `var/` in the current folder."""
-    return Path(os.environ.get("CSLM_HOME", "var")).absolute()
+    return Path(os.environ.get("CSLM_HOME") or "var").absolute()
 
 
 def tracking_uri() -> str:
     """`MLFLOW_TRACKING_URI`, or the SQLite store of this checkout."""
-    return os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{home()}/mlflow.db")
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home()}/mlflow.db"
 
 
 def open_experiment(name: str) -> str:
@@ -123,7 +123,7 @@ class Stage:
 
     def _start_run(self) -> None:
         open_experiment(EXPERIMENT)
-        parent = os.environ.get("MLFLOW_PARENT_RUN_ID")
+        parent = os.environ.get("MLFLOW_PARENT_RUN_ID") or None
         tags = {tag: os.environ[name] for name, tag in TAGS.items() if os.environ.get(name)}
         tags |= {"stage": self.name, "profile": self.settings.profile}
         if self.run_id_file is None:

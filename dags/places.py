@@ -21,7 +21,7 @@ DATABASES = ("postgresql", "sqlite")
 
 def home() -> Path:
     """`CSLM_HOME`, made absolute from the checkout and not from wherever Airflow stands."""
-    return (PROJECT / os.environ.get("CSLM_HOME", "var")).absolute()
+    return (PROJECT / (os.environ.get("CSLM_HOME") or "var")).absolute()
 
 
 def tracking_uri() -> str:
@@ -112,7 +112,8 @@ def component_environment() -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
         "CSLM_HOME": str(home()),
         "MLFLOW_TRACKING_URI": tracking_uri(),
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": os.environ.get("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3"),
-        "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING": os.environ.get("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "true"),
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(os.cpu_count() or 1)),
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": os.environ.get("MLFLOW_HTTP_REQUEST_MAX_RETRIES") or "3",
+        "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING": os.environ.get("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING")
+        or "true",
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(os.cpu_count() or 1),
     }

@@ -135,7 +135,7 @@ def _environment(facts: run.Facts, cpus: int) -> dict[str, str]:
         "CSLM_RUN_ID": facts["run"],
         "CSLM_GIT_COMMIT": facts["commit"],
         "MLFLOW_DISABLE_TELEMETRY": "true",
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": os.environ.get("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3"),
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": os.environ.get("MLFLOW_HTTP_REQUEST_MAX_RETRIES") or "3",
         "OMP_NUM_THREADS": str(cpus),
         "USER": "cslm",
         "LOGNAME": "cslm",

@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from components.checkpoints import checkpoints_of
-from components.stage import Stage, StageFailed, flatten
+from components.stage import Stage, StageFailed, flatten, home, tracking_uri
 from tests.answering import AWAY, answering
 
 ROOT = Path(__file__).parents[2]
@@ -33,6 +33,13 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_PARENT_RUN_ID"):
         monkeypatch.delenv(name, raising=False)
     return tmp_path
+
+
+def test_an_empty_variable_is_one_that_is_not_set(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("CSLM_HOME", "MLFLOW_TRACKING_URI"):
+        monkeypatch.setenv(name, "")
+    assert home() == project / "var"
+    assert tracking_uri() == f"sqlite:///{project}/var/mlflow.db"
 
 
 def test_an_output_is_whole_or_not_there(project: Path) -> None:

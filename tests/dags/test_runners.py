@@ -82,6 +82,16 @@ def test_a_container_is_told_of_the_run_and_of_no_secret_of_airflow(
     assert "PATH" not in told, "the image has its own"
 
 
+def test_an_empty_variable_is_one_that_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("CSLM_HOME", "MLFLOW_TRACKING_URI", "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "OMP_NUM_THREADS"):
+        monkeypatch.setenv(name, "")
+    told = places.component_environment()
+    assert told["CSLM_HOME"] == str(places.PROJECT / "var")
+    assert told["MLFLOW_TRACKING_URI"] == f"sqlite:///{places.PROJECT}/var/mlflow.db"
+    assert told["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "3"
+    assert int(told["OMP_NUM_THREADS"]) > 0
+
+
 @pytest.mark.parametrize(
     ("variables", "network"),
     [
