@@ -1,6 +1,6 @@
 """What containers of the orchestrator's image do, in infra/compose.yaml and infra/kubernetes/services.
 
-Run:  python -m infra.contained prepare            databases, bucket, Airflow's tables and pools: first of all
+Run:  python -m infra.contained prepare            databases with tables, bucket, Airflow's pools: first of all
       python -m infra.contained airflow scheduler  one of Airflow's services
       python -m infra.contained healthy scheduler  exit code 0 if Airflow hears of that service
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 import time
 import urllib.request
@@ -24,6 +25,10 @@ ROLES = {"airflow": "CSLM_AIRFLOW_DATABASE_PASSWORD", "mlflow": "CSLM_MLFLOW_DAT
 START_S = 120
 API = "airflow-api"
 """Container that everybody asks about Airflow, also tasks."""
+
+
+class NotUpgraded(Exception):
+    """MLflow's database is not up to date, as while another pod brings it there; the text is MLflow's."""
 
 
 def main() -> int:
@@ -47,10 +52,11 @@ def prepare() -> int:
     services.passwords()
     if "PGHOST" in os.environ:  # else somebody has made them
         _waiting("PostgreSQL", _make_databases)
+        _waiting("MLflow's database", _upgrade_mlflow)
     _waiting("the object store", _make_bucket)
     airflow_local.migrate(again=True)  # the mark of before tells nothing of a volume
     services.make_pools()
-    print("prepared: databases, bucket, Airflow's tables and pools", flush=True)
+    print("prepared: databases with tables, bucket, Airflow's pools", flush=True)
     return 0
 
 
@@ -91,6 +97,15 @@ def _make_databases() -> None:
                 server.execute(utf8.format(name, name))
 
 
+def _upgrade_mlflow() -> None:
+    """MLflow's tables, made or brought up to the installed release: its server refuses older ones."""
+    variables = os.environ | {"PGUSER": "mlflow", "PGPASSWORD": os.environ[ROLES["mlflow"]]}
+    command = [sys.executable, "-m", "mlflow", "db", "upgrade", "postgresql:///mlflow"]
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise NotUpgraded(done.stderr[-2000:])
+
+
 def _make_bucket() -> None:
     """The bucket of CSLM_ARTIFACTS; where it is there, rights on it are enough."""
     import boto3
@@ -116,7 +131,7 @@ def _waiting(what: str, do: Callable[[], None]) -> None:
         try:
             do()
             return
-        except (psycopg.OperationalError, BotoCoreError, ClientError) as error:
+        except (psycopg.OperationalError, NotUpgraded, BotoCoreError, ClientError) as error:
             if time.monotonic() > deadline:
                 sys.exit(f"prepare: {what} does not do its work, after {START_S} s: {error}")
             time.sleep(1)

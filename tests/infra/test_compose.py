@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import boto3
 import psycopg
@@ -18,10 +19,13 @@ import pytest
 import yaml
 from botocore.exceptions import ClientError
 from botocore.stub import Stubber
+from mlflow.store.db.utils import _verify_schema
+from sqlalchemy import create_engine
 
 from dags import images, places
 from dags.runners import container, docker
 from infra import airflow_local, build_images, compose, contained
+from infra import services as started
 from tests.postgres import Postgres, programs
 
 TOOL = shutil.which(
@@ -223,3 +227,26 @@ def test_the_orchestrators_image_has_no_tests_and_linters() -> None:
 def test_every_environment_has_the_client_of_the_store(lock: str) -> None:
     """MLflow and DVC import it only when they are asked for a file in a store."""
     assert {"boto3", "aiobotocore"} & {pin.partition("==")[0] for pin in build_images._locked(lock)}
+
+
+@pytest.mark.skipif(programs() is None, reason="needs PostgreSQL: apt-get install postgresql")
+def test_prepare_brings_mlflows_database_up_to_its_release(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Twice, as an upgrade does it again; the bucket and Airflow's tables are other tests'."""
+    monkeypatch.setattr(contained, "_make_bucket", lambda: None)
+    monkeypatch.setattr(airflow_local, "migrate", lambda again: None)
+    monkeypatch.setattr(started, "make_pools", lambda: None)
+    with Postgres() as server:
+        variables = {"PGHOST": "127.0.0.1", "PGPORT": str(server.port), "PGUSER": "postgres"}
+        variables |= {**server.environment} | dict.fromkeys(contained.ROLES.values(), "it's secret")
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        for _ in range(2):
+            assert contained.prepare() == 0
+            own = f"postgresql://mlflow:{quote(variables[contained.ROLES['mlflow']])}@127.0.0.1:{server.port}/mlflow"
+            _verify_schema(create_engine(own))  # MLflow's own, which its server begins with
+        monkeypatch.setenv(contained.ROLES["mlflow"], "another")
+        with pytest.raises(contained.NotUpgraded, match="password authentication failed"):
+            contained._upgrade_mlflow()
+    assert "secret" not in capsys.readouterr().out
