@@ -32,8 +32,11 @@ SETTINGS = (
     "CSLM_CHECKPOINTS",
     "CSLM_DVC_REMOTE",
     "CSLM_GPUS",
+    "CSLM_NODES",
     "CSLM_REGISTRY",
     "CSLM_RETRAIN_CRON",
+    "CSLM_ROWS",
+    "CSLM_STAGE_HOURS",
     "MLFLOW_EXPERIMENT_NAME",
 )
 """Variables of the environment that services in the cluster get as they are here."""

@@ -120,6 +120,15 @@ def test_services_are_those_of_compose(pods: dict[str, Document]) -> None:
     assert " ".join(COMPOSE["prepare"]["command"]) in str(pods["prepare"]["spec"]["containers"][0]["command"])
 
 
+def test_what_stages_read_is_passed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scheduler takes nodes and hours of stages from it, and hands on where their rows are kept."""
+    given = {"CSLM_NODES": "3", "CSLM_STAGE_HOURS": "24", "CSLM_ROWS": "/tmp/rows"}
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    made = cluster.kustomization(cluster.OVERLAYS / "all", tmp_path, COMMIT)["configMapGenerator"]
+    assert {f"{name}={value}" for name, value in given.items()} <= set(made[0]["literals"])  # type: ignore[index]
+
+
 def test_every_variable_is_documented(documents: list[Document], pods: dict[str, Document]) -> None:
     names = {name for d in documents if d["kind"] == "ConfigMap" for name in d["data"] if name.isupper()}
     for pod in pods.values():
