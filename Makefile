@@ -40,11 +40,11 @@ from-scratch: setup  ## The same from random weights, and how long it took
 ablations: setup  ## Six variants of the training, compared: does each idea of the paper earn its place?
 	@$(ORCHESTRATOR) -m infra.ablations
 
-chat: setup  ## A page to talk to the registered model, at port 7860
-	@$(COMPONENTS) -m components.chat
+chat: setup  ## A page to talk to the registered model (MODEL=cslm, CHAT_PORT=7860)
+	@$(COMPONENTS) -m components.chat --name "$(or $(MODEL),cslm)" --port "$(or $(CHAT_PORT),7860)"
 
-history: setup  ## Who put which version into production, when and why (ON=2026-11-27: what was there that day)
-	@$(COMPONENTS) -m components.promote history $(if $(ON),--on $(ON))
+history: setup  ## Who put which version into production, when and why (MODEL=cslm, ON=2026-11-27: what was there that day)
+	@$(COMPONENTS) -m components.promote history --model "$(or $(MODEL),cslm)" $(if $(ON),--on $(ON))
 
 dags: setup  ## The DAGs, when they start, and whether they can be imported
 	@$(ORCHESTRATOR) -m infra.dags
@@ -111,6 +111,4 @@ lint: setup  ## ruff, mypy, import directions, YAML, Markdown
 	@git ls-files -z --cached --others --exclude-standard '*.md' | xargs -0 -r .venv/orchestrator/bin/pymarkdown --config .pymarkdown.json scan
 
 clean:  ## Remove all run-time state (asks first)
-	@read -r -p "Remove $(CSLM_HOME) with all runs, caches and registered models? [y/N] " answer && [[ $$answer == [yY] ]]
-	@[[ ! -x $(ORCHESTRATOR) ]] || $(ORCHESTRATOR) -m infra.services down
-	@chmod -R u+w $(CSLM_HOME) 2>/dev/null; rm -rf $(CSLM_HOME) && echo "removed $(CSLM_HOME)"
+	@infra/clean.sh

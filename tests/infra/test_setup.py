@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 from pathlib import Path
 
@@ -65,14 +66,78 @@ def test_make_alone_lists_the_targets() -> None:
 
 
 def test_clean_asks_and_spares_on_no(tmp_path: Path) -> None:
-    (tmp_path / "kept").write_text("x")
-    result = subprocess.run(
+    (tmp_path / "dvc-cache").mkdir()
+    assert _clean(tmp_path, "n\n").returncode != 0
+    assert (tmp_path / "dvc-cache").exists()
+
+
+def test_clean_removes_what_runs_have_left(tmp_path: Path) -> None:
+    (tmp_path / "var" / "dvc-cache").mkdir(parents=True)
+    (tmp_path / "var" / "dvc-cache").chmod(0o500)
+    done = _clean(tmp_path / "var", "y\n")
+    assert (done.returncode, (tmp_path / "var").exists()) == (0, False), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("folder", "why"),
+    [
+        ("documents", "it has nothing of what runs leave behind"),
+        ("home", "home is in it"),
+        ("", "home is in it"),
+        ("repository", "it is a git repository"),
+    ],
+)
+def test_clean_removes_no_folder_that_is_not_ours(tmp_path: Path, folder: str, why: str) -> None:
+    """CSLM_HOME may have been set wrongly, or for something else."""
+    for name in ("documents", "home/dvc-cache", "repository/.git", "repository/dvc-cache", "dvc-cache"):
+        (tmp_path / name).mkdir(parents=True)
+    refused = _clean(tmp_path / folder, "y\n", HOME=str(tmp_path / "home"))
+    assert refused.returncode != 0
+    assert why in refused.stderr and "set CSLM_HOME" in refused.stderr
+    assert (tmp_path / "documents").exists() and (tmp_path / "home" / "dvc-cache").exists()
+    assert (tmp_path / "repository" / ".git").exists()
+
+
+def test_clean_does_not_remove_the_checkout() -> None:
+    assert f"{CHECKOUT} is in it" in _clean(CHECKOUT.parent, "n\n").stderr
+    assert f"{CHECKOUT} is in it" in _clean(Path("/"), "n\n").stderr
+
+
+@pytest.mark.parametrize(
+    ("target", "given", "called"),
+    [
+        ("chat", [], ["components.chat", "--name", "cslm", "--port", "7860"]),
+        (
+            "chat",
+            ["MODEL=cslm-smollm2", "CHAT_PORT=7861"],
+            ["components.chat", "--name", "cslm-smollm2", "--port", "7861"],
+        ),
+        ("history", [], ["components.promote", "history", "--model", "cslm"]),
+        (
+            "history",
+            ["MODEL=cslm-smollm2", "ON=2026-11-27"],
+            ["components.promote", "history", "--model", "cslm-smollm2", "--on", "2026-11-27"],
+        ),
+    ],
+)
+def test_chat_and_history_take_another_model(target: str, given: list[str], called: list[str]) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "CHAT_PORT"}
+    made = subprocess.run(
+        ["make", "-C", CHECKOUT, "--no-print-directory", "--dry-run", target, *given],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment,
+    )
+    assert shlex.split(made.stdout.splitlines()[-1])[-len(called) :] == called, made.stdout
+
+
+def _clean(home: Path, answer: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
         ["make", "-C", CHECKOUT, "clean"],
-        input="n\n",
+        input=answer,
         text=True,
         capture_output=True,
         check=False,
-        env=os.environ | {"CSLM_HOME": str(tmp_path)},
+        env=os.environ | variables | {"CSLM_HOME": str(home)},
     )
-    assert result.returncode != 0
-    assert (tmp_path / "kept").exists()
