@@ -29,7 +29,7 @@ from components.stage import open_experiment
 STAGING, PRODUCTION = "staging", "production"
 EVALUATION, REPORT = "evaluation.json", "evaluation"
 """Names of the evaluation, and of the folder of its report, among a version's artifacts."""
-OVERRULED = {"archived", "refused"}
+OVERRULED = {"archived", "refused", "rolled_back_because"}
 """Tags that no longer hold when a version is staged or in production."""
 Event = Literal["staged", "promoted", "rolled back"]
 IN_PRODUCTION: tuple[Event, ...] = ("promoted", "rolled back")

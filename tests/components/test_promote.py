@@ -304,6 +304,16 @@ def test_rollback_returns_to_the_version_before_and_again(store: Path) -> None:
     assert code == 1 and "no version that was in production before version 1" in text
 
 
+def test_a_version_that_was_put_back_is_not_refused_for_its_rollback(store: Path) -> None:
+    for number in (1, 2):
+        register(store)
+        promote("promote", "--reason", f"number {number}")
+    promote("rollback", "--reason", "it stutters")
+    assert promote("promote", "--version", "2", "--despite-gate", "--reason", "it does not")[0] == 0
+    assert "rolled_back_because" not in tags(2)
+    assert promote("gate")[0] == 0
+
+
 @pytest.mark.parametrize("killed_at", ["set_registered_model_alias", "set_terminated", None])
 def test_a_rollback_that_is_asked_for_again_takes_off_no_other_version(
     store: Path, monkeypatch: pytest.MonkeyPatch, killed_at: str | None
