@@ -41,11 +41,11 @@ CARD = "model_card.md"
 NOTE = "mlflow.note.content"
 REQUIREMENTS = Path("requirements/components.in")
 MADE_BY = {
-    MODEL / "config.json": "dvc repro finetune",
-    TOKENIZER: "dvc repro train_tokenizer",  # trained here, or CosyVoice's
-    DECODER / "config.json": "dvc repro train_decoder",
-    EVALUATION: "dvc repro evaluate",
-    REPORT: "dvc repro evaluate",
+    MODEL / "config.json": "make demo",
+    TOKENIZER: "make demo",  # trained here, or CosyVoice's
+    DECODER / "config.json": "make demo",
+    EVALUATION: "make demo",
+    REPORT: "make demo",
     REQUIREMENTS: "git checkout",
 }
 # Bytes or, through REST, base64: MLflow's own `binary` takes only the first from Python.
@@ -92,7 +92,7 @@ def main() -> None:
             tags = version_tags(stage.settings, digest) if version is None else version.tags
             card = model_card(stage.settings, tags, evaluation, hours(), load_catalog())
             if version is None:
-                run_id = os.environ.get("MLFLOW_PARENT_RUN_ID", stage.run_id)
+                run_id = os.environ.get("MLFLOW_PARENT_RUN_ID") or stage.run_id
                 version = create_version(run_id, stage.settings, evaluation, tags, card)
             if not version.description:
                 client.update_model_version(name, version.version, card)

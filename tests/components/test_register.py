@@ -429,7 +429,9 @@ def test_another_language_is_asked_for_only_if_the_question_is_not_in_it(
 )
 def test_what_is_missing_is_named_with_the_command_that_makes_it(missing: str) -> None:
     Path(missing).unlink()
-    with pytest.raises(SystemExit, match=f"register: {missing} is missing; make it first"):
+    with pytest.raises(
+        SystemExit, match=rf"register: {missing} is missing; make it first \((make demo|git checkout)\)"
+    ):
         main()
 
 
