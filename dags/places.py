@@ -5,6 +5,7 @@ workspaces/RUN/STAGE/       a clone of the run's commit while a stage works (kep
 runs/RUN/                   results: events.jsonl, dvc.lock, metrics/, report/
 logs/RUN/STAGE.log          all that a stage printed
 mlflow.db, mlartifacts/     MLflow's SQLite store and files
+chat/MODEL/VERSION/         what the chat page has brought from an object store
 """
 
 from __future__ import annotations

@@ -246,6 +246,16 @@ def test_a_version_whose_files_are_others_now_does_not_answer_people(workspace: 
         assert part in str(ended.value)
 
 
+def test_a_version_that_cannot_be_opened_is_named_and_left_where_it_lies(workspace: Path) -> None:
+    """Its decoder was trained with another tokenizer."""
+    main()
+    with pytest.raises(
+        SystemExit, match=r"cslm version 1 \(candidate\) cannot be opened: the decoder in .*make demo"
+    ):
+        open_registered("cslm")
+    assert not (workspace / "var" / "chat").exists(), "no second copy of what is on this machine"
+
+
 @pytest.mark.usefixtures("workspace")
 def test_the_model_card_says_what_it_is_made_of_and_where_it_falls_short() -> None:
     main()
