@@ -20,10 +20,17 @@ PASSWORDS = "airflow/passwords.json"
 TIMEOUT_S = 30
 
 
+class NotReady(Exception):
+    """Airflow cannot be told yet; the message says why and what to do."""
+
+
 def main() -> int:
     url = f"http://127.0.0.1:{airflow_local.port('AIRFLOW_PORT', 8080)}"
     try:
         event = tell(url)
+    except NotReady as error:
+        print(error, file=sys.stderr)
+        return 1
     except OSError as error:  # urllib's are
         print(_explained(error, url), file=sys.stderr)
         return 1
@@ -36,11 +43,28 @@ def tell(url: str) -> dict[str, Any]:
 
     Raises:
         OSError: no password is here, or Airflow does not answer, or refuses (HTTPError).
+        NotReady: Airflow has made no password yet, or has not read the DAGs.
     """
-    password = json.loads((places.home() / PASSWORDS).read_text("utf-8"))["admin"]
+    password = _password()
     token = _call(f"{url}/auth/token", {"username": "admin", "password": password})["access_token"]
     known = _call(f"{url}/api/v2/assets?name_pattern={assets.CORPUS.name}", token=token)["assets"]
+    if not known:
+        raise NotReady(
+            f"Airflow at {url} does not know of {assets.CORPUS.name} yet: it has just been started, or has not "
+            "read the DAGs. Try again in a minute; `make dags` says if they cannot be read"
+        )
     return _call(f"{url}/api/v2/assets/events", {"asset_id": known[0]["id"]}, token)
+
+
+def _password() -> str:
+    path = places.home() / PASSWORDS
+    try:
+        return str(json.loads(path.read_text("utf-8"))["admin"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise NotReady(
+            f"{path} has no password of admin: Airflow writes it when it first starts (make up, or make "
+            "compose). Wait until it answers; if it does, stop it, delete the file, and start it again"
+        ) from error
 
 
 def _call(url: str, body: dict[str, Any] | None = None, token: str = "") -> dict[str, Any]:
