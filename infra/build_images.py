@@ -5,7 +5,8 @@ Run:  make images                       (python -m infra.build_images)
 
 First pip brings the wheels of the locked packages into CSLM_HOME/wheels and checks their hashes; then two
 environments are built of them, `torch` and the smaller `data`; then a thin image for every component, labelled
-with the git commit. Wheels and environments that are there already are not made again. `orchestrator` is no
+with the git commit. Wheels and environments that are there already are not made again. With `evaluate` come the
+models that it hears with, into CSLM_HOME/models. `orchestrator` is no
 component: its image, on the environment `torch`, has Airflow, DVC and MLflow's server (infra/compose.yaml).
 """
 
@@ -31,6 +32,8 @@ LABEL = "org.opencontainers.image.base.name"
 WITH_OPERATOR = ("--no-build-isolation", "--no-cache-dir")
 """DeepSpeed's operator for CPUs is compiled here, with torch at hand: an image has no compiler for it."""
 BASE = "docker.io/library/python:3.11-slim-bookworm"
+JUDGES = ("whisper-base-ct2", "dnsmos", "resemblyzer")
+"""Models that `evaluate` hears with (components/evaluate/speech.py)."""
 
 
 def main() -> int:
@@ -53,6 +56,8 @@ def main() -> int:
             build = _orchestrator if name == images.ORCHESTRATOR else _component
             build(engine, name, arguments.base)
             print(f"{images.name(name)}  ({time.monotonic() - began:.0f} s)", flush=True)
+            if name == "evaluate":
+                _fetch_judges()
     except subprocess.CalledProcessError as error:
         return _fail(f"{' '.join(map(str, error.cmd[:3]))} ... ended with {error.returncode} (see above)")
     return 0
@@ -68,6 +73,18 @@ def container_engine() -> str:
     if found is None:
         raise FileNotFoundError("neither podman nor docker is here: sudo apt-get install -y podman runc")
     return found
+
+
+def _fetch_judges() -> None:
+    """What `evaluate` hears with, into CSLM_HOME, where its container sees it: there is no pip in an image."""
+    for name in JUDGES:
+        out = places.home() / "models" / name
+        fetch = [str(places.components_bin() / "python"), "-m", "components.fetch", name, "--out", str(out)]
+        if subprocess.run(fetch, cwd=places.PROJECT).returncode:
+            print(
+                f"images: without {name} evaluate leaves figures out: make images ONLY=evaluate fetches it",
+                flush=True,
+            )
 
 
 def _component(engine: str, component: str, base: str) -> None:

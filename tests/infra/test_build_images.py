@@ -1,0 +1,32 @@
+"""What `make images` brings beside the images."""
+
+from __future__ import annotations
+
+import re
+import sys
+from ast import literal_eval
+from pathlib import Path
+
+import pytest
+
+from dags import places
+from infra import build_images
+
+
+def test_the_image_of_evaluate_comes_with_what_it_hears_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Where they cannot be had, the images are made nevertheless."""
+    source = (places.PROJECT / "components" / "evaluate" / "speech.py").read_text("utf-8")
+    [judges] = re.findall(r"^JUDGES = (\{.*?^\})", source, re.MULTILINE | re.DOTALL)
+    monkeypatch.setenv("CSLM_HOME", str(tmp_path))
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("PIP_RETRIES", "0")
+    monkeypatch.setattr(sys, "argv", ["make images", "evaluate"])
+    monkeypatch.setattr(build_images, "container_engine", lambda: "engine")
+    monkeypatch.setattr(build_images, "_component", lambda *_: None)
+    assert build_images.main() == 0
+    told = capfd.readouterr()
+    for name in literal_eval(judges):
+        assert f"images: without {name} evaluate leaves figures out: make images ONLY=evaluate" in told.out
+    assert "pip could not download speechmos==0.0.1.1" in told.err
