@@ -57,7 +57,7 @@ def main() -> None:
         try:
             splits = {split: read_split(split, settings) for split in SPLITS}
         except FileNotFoundError as error:
-            raise StageFailed(f"{error}; run the stages before this one (dvc repro evaluate)") from error
+            raise StageFailed(f"{error}; run the stages before this one (make demo)") from error
         if not splits["test"].utterances and not splits["test"].dialogues:
             raise StageFailed(
                 f"no utterance of {ALIGNED} and no dialogue of {ACCEPTED} is of split 'test' and of the "

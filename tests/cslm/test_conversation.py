@@ -102,7 +102,7 @@ def test_a_written_question_is_answered_and_read_aloud(
     assert QUESTION in translate
     assert "巴黎" in answer, "the translation is what is answered"
     assert "巴黎" in read
-    for no_question in ("  ", "?!", "……", "🙂", "why " * 500):
+    for no_question in ("  ", "?!", "……", "🙂", "why " * 500, "half of a \ud83d pair"):
         [refusal] = talkative.answer_written(no_question)
         assert isinstance(refusal, Refused)
 
