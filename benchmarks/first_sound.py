@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Annotated, Any
@@ -75,20 +75,22 @@ def compare(
 ) -> dict[str, Measured]:
     """Milliseconds to the first sound of an answer of so many words, medians over the questions."""
 
-    def first_sound(question: Samples, chain: Chain, chunks: Sequence[Chunk]) -> float:
+    def first_sound(chain: Chain, chunks: Sequence[Chunk], turn: int) -> float:
         model.script = script(model.builder, chunks, chain)
         started = time.perf_counter()
-        with closing(assistant.answer(question, chain=chain)) as events:
-            next(event for event in events if isinstance(event, Speech))
-            return 1000 * (time.perf_counter() - started)
+        events = assistant.answer(questions[turn], chain=chain)
+        next(event for event in events if isinstance(event, Speech))
+        took = time.perf_counter() - started
+        events.close()  # type: ignore[attr-defined]  # a generator
+        return 1000 * took
 
     found = {}
     for words in WORDS:
         chunks = answer_of(words, aligned)
-        first_sound(questions[0], "interleaved", chunks)  # the first time is slow: it is not measured
+        first_sound("interleaved", chunks, 0)  # the first time is slow: it is not measured
         ours, full = by_turns(
-            lambda turn, said=chunks: first_sound(questions[turn], "interleaved", said),
-            lambda turn, said=chunks: first_sound(questions[turn], "full", said),
+            partial(first_sound, "interleaved", chunks),
+            partial(first_sound, "full", chunks),
             len(questions),
         )
         found[f"first_sound.{words}_words"] = Measured(

@@ -213,7 +213,7 @@ class CheckpointStore:
         if mine or theirs:
             return mine >= theirs
         written = self._s3.head_object(Bucket=self._bucket, Key=key)["LastModified"]
-        return max(changed for changed, _ in here.values()) / 1e9 >= written.timestamp()
+        return bool(max(changed for changed, _ in here.values()) / 1e9 >= written.timestamp())
 
     def _fetch(self, key: str, folder: Path) -> bool:
         """Make `folder` of one state; false, and a word why, if that cannot be."""

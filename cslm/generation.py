@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -66,7 +66,7 @@ class SpeechLanguageModel:
         self.builder.next_turn([[]], [])
 
     @classmethod
-    def load(cls, folder: Path) -> SpeechLanguageModel:
+    def load(cls, folder: Path) -> Self:
         """Open a Hugging Face checkpoint with its tokenizer, on the GPU if there is one.
 
         Raises:

@@ -124,7 +124,8 @@ def files_of(name: str, version: str) -> Path:
         Damaged: it is something else now.
     """
     registered, uri = MlflowClient().get_model_version(name, version), f"models:/{name}/{version}"
-    if urlsplit(ModelsArtifactRepository.get_underlying_uri(uri)).scheme in ("", "file"):
+    where = ModelsArtifactRepository.get_underlying_uri(uri)  # type: ignore[no-untyped-call]  # MLflow's
+    if urlsplit(where).scheme in ("", "file"):
         return _whole(Path(mlflow.artifacts.download_artifacts(uri)), registered)
     kept = home() / "chat" / name / version
     if kept.is_dir() and RESULT in registered.tags:
