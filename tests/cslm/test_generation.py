@@ -53,7 +53,12 @@ def plainly(model: SpeechLanguageModel, prompt: list[int], legal: str, steps: in
 
 
 def circles(model: SpeechLanguageModel, reply: list[int]) -> bool:
-    """Does its text, or the stretch of speech that it ends in, end in a cycle that comes once too often?"""
+    """Does its text, or the stretch of speech that it ends in, end in a cycle that comes once too often?
+
+    Digits may always come again.
+    """
+    if model.builder.decode(reply[-1:]).strip().isdigit():
+        return False
     text = [token for token, letter in zip(reply, letters(model, reply), strict=True) if letter == "t"]
     speech = reply[len(reply) - len(re.search(r"u*$", letters(model, reply))[0]) :]  # type: ignore[index]
     return any(
