@@ -300,6 +300,20 @@ def test_new_data_is_told_to_nobody_where_no_airflow_runs(
     assert f"Airflow at http://127.0.0.1:{ports['MLFLOW_PORT']} refuses" in wrong.stderr
 
 
+def test_an_airflow_that_is_not_ready_is_told_in_one_line(
+    services: str, project: Path, ports: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(assets, "CORPUS", Asset("of-a-dag-that-is-not-parsed"))
+    monkeypatch.setenv("CSLM_HOME", str(project / "var"))
+    with pytest.raises(corpus_landed.NotReady, match="does not know of of-a-dag-that-is-not-parsed yet"):
+        corpus_landed.tell(f"http://127.0.0.1:{ports['AIRFLOW_PORT']}")
+    (tmp_path / "airflow").mkdir()
+    (tmp_path / "airflow" / "passwords.json").touch()
+    told = _corpus_landed(project, ports | {"CSLM_HOME": str(tmp_path)})
+    assert told.returncode == 1
+    assert "passwords.json has no password of admin" in told.stderr and "Traceback" not in told.stderr
+
+
 def test_demo_is_refused_while_airflow_runs(services: str, project: Path) -> None:
     result = toy.demo(project, RUN="beside")
     assert result.returncode == 2
@@ -344,20 +358,6 @@ def _another_writer(database: Path) -> Iterator[None]:
     finally:
         end.join()
         writer.close()
-
-
-def test_an_airflow_that_is_not_ready_is_told_in_one_line(
-    services: str, project: Path, ports: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(assets, "CORPUS", Asset("of-a-dag-that-is-not-parsed"))
-    monkeypatch.setenv("CSLM_HOME", str(project / "var"))
-    with pytest.raises(corpus_landed.NotReady, match="does not know of of-a-dag-that-is-not-parsed yet"):
-        corpus_landed.tell(f"http://127.0.0.1:{ports['AIRFLOW_PORT']}")
-    (tmp_path / "airflow").mkdir()
-    (tmp_path / "airflow" / "passwords.json").touch()
-    told = _corpus_landed(project, ports | {"CSLM_HOME": str(tmp_path)})
-    assert told.returncode == 1
-    assert "passwords.json has no password of admin" in told.stderr and "Traceback" not in told.stderr
 
 
 def _corpus_landed(project: Path, ports: dict[str, str]) -> subprocess.CompletedProcess[str]:
