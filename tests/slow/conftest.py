@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import boto3
 import pytest
+from xdist.scheduler import LoadFileScheduling
 
 from tests.end_to_end import checkout
 from tests.object_store import BUCKET, WRITER, ObjectStore
@@ -23,12 +25,17 @@ ONE_RUN = (
 """Files that go on from the run `first`, in this order: the last one registers another version."""
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """For the lanes of `make test-slow`: a process has all tests of a file, and one has those of `ONE_RUN`."""
-    for item in items:
-        name = item.path.stem
-        item.add_marker(pytest.mark.xdist_group("first" if name in ONE_RUN else name))
+class Lanes(LoadFileScheduling):
+    """For `make test-slow`: a process has all tests of a file, and one has those of `ONE_RUN`."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = super()._split_scope(nodeid)
+        return "one run" if Path(file).stem in ONE_RUN else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Lanes:
+    """Not by marks for `--dist loadgroup`, which pytest-xdist 3.8 does not see in pytest 9.2."""
+    return Lanes(config, log)
 
 
 @pytest.fixture(scope="session")
