@@ -6,7 +6,7 @@
 # A folder of ours is var/ of this checkout, or has what `make setup`, a run or `make up` leaves in it. No folder
 # that holds the checkout, the home folder or a git repository is removed.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd -P "$(dirname "$0")/.."
 
 die() {
   echo "clean: $CSLM_HOME is not removed: $*" >&2

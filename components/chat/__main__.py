@@ -100,10 +100,10 @@ def open_registered(name: str) -> tuple[Assistant, str]:
         folder = files_of(name, version)
     except Damaged as error:
         sys.exit(str(error))
-    except (mlflow.MlflowException, Boto3Error, BotoCoreError, ClientError) as error:
+    except (mlflow.MlflowException, Boto3Error, BotoCoreError, ClientError, OSError) as error:
         give_up(
             f"the files of {title} cannot be brought here: {error}. Check that their store answers, "
-            "AWS_ENDPOINT_URL and the keys, then try again",
+            f"AWS_ENDPOINT_URL and the keys, and the disk of {home()}, then try again",
             error,
         )
     if not (folder / "decoder").is_dir():

@@ -122,7 +122,8 @@ class Registry:
             except (ValueError, KeyError) as error:
                 raise RegistryFailed(
                     f"the test items of {self.model} version {version.version} ({REPORT}/{TRANSCRIPTS}, "
-                    f"{DIALOGUES}) are damaged ({error!r}): train it again (make demo)"
+                    f"{DIALOGUES}) are damaged ({error!r}): train it again (make demo); if it is in "
+                    "production, promote another one with --despite-gate"
                 ) from error
 
     def _download(self, version: ModelVersion, name: str, folder: str) -> Path:

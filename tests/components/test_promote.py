@@ -264,9 +264,11 @@ def test_items_that_cannot_be_read_are_no_reason_to_be_lenient(
     register(store)
     keep_items(store, 3, [True])
     damaged = store / "model-2" / "artifacts" / "evaluation" / "dialogues.jsonl"
-    damaged.write_text(damaged.read_text()[:-9])
+    good = damaged.read_text()
+    damaged.write_text(good[:-9])
     code, text = promote("gate")
     assert code == 1 and "test items of cslm version 3" in text and "are damaged" in text
+    damaged.write_text(good)
     whole = mlflow.artifacts.download_artifacts
 
     def away(artifact_uri: str, dst_path: str) -> str:
@@ -278,6 +280,20 @@ def test_items_that_cannot_be_read_are_no_reason_to_be_lenient(
     result = CliRunner().invoke(app, ["gate"])
     assert "does not answer" in str(result.exception), "which the program explains"
     assert at("staging") is None
+
+
+def test_a_production_version_that_is_damaged_can_be_replaced(store: Path) -> None:
+    register(store)
+    promote("promote", "--by", "ana", "--reason", "first")
+    register(store)
+    for version in (1, 2):
+        keep_items(store, version, [True])
+    damaged = store / "model-0" / "artifacts" / "evaluation" / "dialogues.jsonl"
+    damaged.write_text("{")
+    code, text = promote("promote", "--by", "ana", "--reason", "second")
+    assert code == 1 and "test items of cslm version 1" in text and "--despite-gate" in text
+    assert promote("promote", "--by", "ana", "--reason", "second", "--despite-gate")[0] == 0
+    assert at("production") == 2
 
 
 def test_production_that_changed_since_it_was_compared_is_not_overwritten(store: Path) -> None:

@@ -236,7 +236,7 @@ def test_a_stage_that_is_told_to_end_is_one_to_try_again(project: Path, who: str
 
 def test_a_stage_over_its_time_limit_fails_the_run_in_mlflow(project: Path) -> None:
     """Airflow's own limit, which no code of ours sees coming."""
-    done = toy.demo(project, RUN="late", SET="final.mode=hang final.plus=70", CSLM_STAGE_HOURS="0.005")
+    done = toy.demo(project, RUN="late", SET="final.mode=hang final.plus=70", CSLM_STAGE_HOURS="0.01")
     assert done.returncode == 1
     client = MlflowClient(f"sqlite:///{project}/var/mlflow.db")
     experiment = client.get_experiment_by_name("cslm")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from ast import literal_eval
@@ -20,8 +21,8 @@ def test_the_image_of_evaluate_comes_with_what_it_hears_with(
     source = (places.PROJECT / "components" / "evaluate" / "speech.py").read_text("utf-8")
     [judges] = re.findall(r"^JUDGES = (\{.*?^\})", source, re.MULTILINE | re.DOTALL)
     monkeypatch.setenv("CSLM_HOME", str(tmp_path))
-    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9")
-    monkeypatch.setenv("PIP_RETRIES", "0")
+    for name, value in {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "", "PIP_CONFIG_FILE": os.devnull}.items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setattr(sys, "argv", ["make images", "evaluate"])
     monkeypatch.setattr(build_images, "container_engine", lambda: "engine")
     monkeypatch.setattr(build_images, "_component", lambda *_: None)

@@ -35,9 +35,10 @@ MOUNTED = "automountServiceAccountToken"
 AIRFLOW = {f"airflow-{part}" for part in ("api", "scheduler", "dag-processor", "triggerer")}
 DATABASE_USERS = AIRFLOW | {"mlflow", "prepare"}
 TO_API = {(f"airflow-{part}", "airflow-api", 8080) for part in ("scheduler", "dag-processor", "triggerer")}
-FLOWS = {
-    "all": TO_API | {(source, "mlflow", 5000) for source in ("airflow-scheduler", "chat", "stage")},
+TO_MLFLOW = {
+    (source, "mlflow", 5000) for source in ("airflow-scheduler", "airflow-dag-processor", "chat", "stage")
 }
+FLOWS = {"all": TO_API | TO_MLFLOW}
 FLOWS["trial"] = FLOWS["all"] | {(source, "postgres", 5432) for source in DATABASE_USERS}
 """Who speaks to which pod at which port; nobody else can."""
 OUTSIDE = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import shutil
 import subprocess
 import tempfile
@@ -18,8 +19,10 @@ from tests.end_to_end.checkout import ORCHESTRATOR, ROOT, environment
 
 BASE = "localhost/cslm-base"
 START_S = 120
-LOCK = Path(tempfile.gettempdir()) / "cslm-images.lock"
-"""Who builds images holds it: all processes of a machine share one store of images."""
+LOCK = Path(tempfile.gettempdir()) / f"cslm-images-{os.getuid()}.lock"
+"""Who builds images holds it: all processes of a user share one store of images."""
+HOME = Path(os.environ.get("CSLM_HOME") or ROOT / "var").absolute()
+"""Where wheels are kept; as it is before tests change the variable."""
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text("utf-8"))["stages"]
 IMAGES = sorted({row.get("do", row)["meta"]["image"] for row in STAGES.values()})
 CONFIGURATION = """\
@@ -71,7 +74,7 @@ def service(folder: Path) -> Iterator[dict[str, str]]:
 def build(clone: Path, engine: dict[str, str], wanted: list[str] | None = None) -> dict[str, str]:
     """Component -> its image, for all stages or what is wanted; the wheels are the checkout's, made once."""
     names = IMAGES if wanted is None else wanted
-    variables = environment(clone) | engine | {"CSLM_HOME": str(ROOT / "var")}
+    variables = environment(clone) | engine | {"CSLM_HOME": str(HOME)}
     with LOCK.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if subprocess.run(["podman", "image", "exists", BASE], env=variables, check=False).returncode:
