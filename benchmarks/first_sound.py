@@ -1,6 +1,6 @@
 """How soon an answer sounds, chunk by chunk against all of its text first, as answers get longer.
 
-Run:  python -m benchmarks.first_sound      (2 minutes on 2 cores)
+Run:  python -m benchmarks.first_sound      (half a minute on 2 cores)
 
 The model that ships knows short answers only: here it is told what to say, texts of the dev split one behind
 the other with the units that spoke them, and does the work of every token as ever. All else is the whole system
@@ -31,7 +31,7 @@ from cslm.shards import read_rows
 from cslm.stepping import begin
 from cslm.tokenizer import SpeechTokenizer
 
-WORDS = (12, 25, 50, 100)
+WORDS = (12, 25, 50, 100, 200)
 
 
 class Told(SpeechLanguageModel):
