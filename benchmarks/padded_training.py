@@ -82,11 +82,12 @@ def compare(
     rate, counted = LEARNING_RATE[phase], 0
     for seed in range(1, turns + 1):
         documents, held_out = split(rows, steps, seed)
+        batch = max(1, len(documents) // steps)
+        documents = documents[: batch * steps]  # each is seen once by all
         counted = len(documents)
         trained = copy.deepcopy(model)
         speeds["ours"].append(train_packed(trained, documents, steps, rate, seed))
         losses["ours"].append(loss_of(model, trained, tokenizer, held_out))
-        batch = -(-len(documents) // steps)
         for name, micro in (("micro", min(MICRO_BATCH, batch)), ("whole", batch)):
             trained = copy.deepcopy(model)
             speeds[name].append(train_padded(trained, tokenizer, documents, steps, micro, batch, rate, seed))
