@@ -79,7 +79,7 @@ compose-down:  ## Stop what make compose started; what it keeps stays in its vol
 kubernetes: setup  ## All of it for a cluster: its manifests and the code, as files (CSLM_REGISTRY=, OVERLAY=all or trial)
 	@$(ORCHESTRATOR) -m infra.cluster
 
-bench: setup  ## Speed against baselines, into benchmarks/results.json and speed.md (27 minutes; leave the machine alone)
+bench: setup  ## Speed against baselines, into benchmarks/results.json and speed.md (25 minutes; leave the machine alone)
 	@$(COMPONENTS) -m benchmarks.generation
 	@$(COMPONENTS) -m benchmarks.speech_units
 	@$(COMPONENTS) -m benchmarks.speaking

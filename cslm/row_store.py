@@ -17,6 +17,7 @@ import logging
 import os
 import re
 import shutil
+import threading
 import zlib
 from dataclasses import dataclass
 from functools import lru_cache
@@ -159,6 +160,7 @@ class KeptRows:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.turned_away = folder, 0
+        self._counting = threading.Lock()
 
     def read(self, name: str, offset: int, size: int) -> bytes:
         """So many bytes of a file, or fewer: what it lacks was not kept."""
@@ -185,8 +187,10 @@ class KeptRows:
             finally:
                 os.close(file)
         except OSError as error:
-            self.turned_away += 1
-            if self.turned_away == 1:
+            with self._counting:  # threads read ahead
+                self.turned_away += 1
+                first = self.turned_away == 1
+            if first:
                 log.warning(
                     "rows from the store (compose.store) are not kept in %s, so they are read anew each time: "
                     "%s. Make room there, or give another disk (CSLM_ROWS)",

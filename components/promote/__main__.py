@@ -36,6 +36,11 @@ from components.stage import give_up, tracking_uri, write_json
 CANDIDATE = "candidate"
 FIRST = "nothing is in production yet, so there is nothing to lose"
 
+
+class OtherUnreadable(RegistryFailed):
+    """What was measured of the version to be replaced cannot be read; a person may do without it."""
+
+
 Model = Annotated[str, typer.Option(help="registered model")]
 Version = Annotated[
     int | None, typer.Option(help="number of the version; by default the one with alias candidate")
@@ -114,7 +119,7 @@ def promote(
         return
     try:
         checks, why = judge(registry, candidate, current)
-    except RegistryFailed as error:  # what was measured of one of them cannot be read
+    except OtherUnreadable as error:
         if not despite_gate:
             raise
         checks, why = [], str(error)
@@ -183,18 +188,26 @@ def history(
 
 
 def judge(registry: Registry, candidate: ModelVersion, current: ModelVersion | None) -> tuple[list[Check], str]:
-    """All checks against another version, and why this one may not replace it (empty if it may)."""
+    """All checks against another version, and why this one may not replace it (empty if it may).
+
+    Raises:
+        RegistryFailed: what was measured of this one cannot be read.
+        OtherUnreadable: that of the other one.
+    """
     evaluation = registry.evaluation(candidate)
     if because := candidate.tags.get("rolled_back_because"):
         return [], f"version {candidate.version} was in production and taken out again ({because})"
     rules = load_rules()
     if current is None or current.version == candidate.version:
         return compare(evaluation, evaluation, rules), ""
-    production = registry.evaluation(current)
+    its_items = registry.items(candidate)
+    try:
+        production, items = registry.evaluation(current), registry.items(current)
+    except RegistryFailed as error:
+        raise OtherUnreadable(str(error)) from error
     if reason := incomparable(evaluation, production):
         return [], f"versions {candidate.version} and {current.version} cannot be compared: {reason}"
-    items = registry.items(candidate), registry.items(current)
-    checks = compare(evaluation, production, rules, items)
+    checks = compare(evaluation, production, rules, (its_items, items))
     failed = [check.name for check in checks if check.verdict in REFUSED]
     return checks, f"worse than version {current.version}: {', '.join(failed)}" if failed else ""
 

@@ -292,6 +292,12 @@ def test_a_production_version_that_is_damaged_can_be_replaced(store: Path) -> No
     damaged.write_text("{")
     code, text = promote("promote", "--by", "ana", "--reason", "second")
     assert code == 1 and "test items of cslm version 1" in text and "--despite-gate" in text
+    assert "refused" not in tags(2), "it is not to blame"
+    own = store / "model-1" / "artifacts" / "evaluation" / "dialogues.jsonl"
+    good = own.read_text()
+    own.write_text("{")
+    assert promote("promote", "--reason", "second", "--despite-gate")[0] == 1, "nobody knows what it is"
+    own.write_text(good)
     assert promote("promote", "--by", "ana", "--reason", "second", "--despite-gate")[0] == 0
     assert at("production") == 2
 
