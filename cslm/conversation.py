@@ -29,10 +29,14 @@ from cslm.tokenizer import Tokenizer, open_tokenizer
 
 PIECE_UNITS = 16
 """Units (about 0.6 s) that the decoder gets at once."""
+PIECE_TOKENS = 8
+"""Tokens of a written answer that are told at once."""
 MAX_NEW_TOKENS = 768
 """Of an answer, or as many as the rows that the model was trained on have, if those are longer."""
 CUT = "…"
 """What an answer ends with that is longer."""
+HALF = "\ufffd"
+"""What the end of a text is decoded to where the rest of a character is in a token to come."""
 REMEMBERED_TOKENS = 256
 """Of earlier turns, by default: with a question and its answer they fill the 512 of the sample model."""
 
@@ -217,10 +221,10 @@ class Assistant:
         history = history or History()
         prompt = builder.prompt_text(question, wanted)
         told = builder.next_turn(self._earlier(history, prompt), prompt)
-        written = list(self.model.stream(told, "text", self._most, sampling))
-        answer = builder.decode(written)
-        yield Text(answer + CUT if len(written) == self._most else answer)
+        written: list[int] = []
+        yield from self._told(self.model.stream(told, "text", self._most, sampling), written)
         history.add(prompt + written)
+        answer = builder.decode(written)
         if not answer.strip():
             return
         tokens = self.model.stream(builder.prompt_tts(answer, wanted), "speech", self._most, sampling)
@@ -242,6 +246,23 @@ class Assistant:
                 break
             heard.append(token)
         return heard[1:]
+
+    def _told(self, tokens: Iterator[int], written: list[int]) -> Iterator[Text]:
+        """Text of a written answer, a few tokens at a time, which are `written` then.
+
+        No piece ends within a character.
+        """
+        builder = self.model.builder
+        told = 0
+        for token in tokens:
+            written.append(token)
+            if len(written) - told < PIECE_TOKENS or (text := builder.decode(written[told:])).endswith(HALF):
+                continue
+            yield Text(text)
+            told = len(written)
+        cut = CUT if len(written) == self._most else ""
+        if told < len(written) or cut or not written:
+            yield Text(builder.decode(written[told:]) + cut)
 
     def _voiced(
         self, tokens: Iterator[int], voice: str, on_token: Callable[[int], None] = lambda token: None

@@ -194,10 +194,36 @@ def test_an_answer_that_is_cut_off_says_so(talkative: Assistant, monkeypatch: py
         yield from islice(cycle(word), room)
 
     monkeypatch.setattr(talkative.model, "stream", endless)
-    *_, last = (event for event in talkative.answer_written(QUESTION, "en") if isinstance(event, Text))
-    assert last.text.endswith(CUT)
-    first = next(event for event in talkative.answer_written(QUESTION, "en") if isinstance(event, Text))
-    assert first.text.count("What") > 100 and first.text.endswith(CUT)
+    texts = [event.text for event in talkative.answer_written(QUESTION, "en") if isinstance(event, Text)]
+    assert texts[-1].endswith(CUT), "reading it aloud is cut off as well"
+    end = next(i for i, text in enumerate(texts) if CUT in text)
+    assert "".join(texts[: end + 1]).count("What") > 100
+
+
+def test_a_written_answer_is_told_while_it_is_written(
+    talkative: Assistant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = "The capital of France is 巴黎, and that of Italy is 罗马 🙂."
+    tokens = talkative.model.builder.text_ids(answer)
+    taken: list[int] = []
+
+    def stream(prompt: list[int], reply: str, *_: object) -> Iterator[int]:
+        for token in tokens if reply == "text" else []:
+            taken.append(token)
+            yield token
+
+    monkeypatch.setattr(talkative.model, "stream", stream)
+    history = History()
+    _, first, *more = talkative.answer_written(QUESTION, "en", history=history)
+    texts = [event.text for event in (first, *more) if isinstance(event, Text)]
+    assert "".join(texts) == answer, "no character is torn"
+    assert len(history.turns) == 1
+    taken.clear()
+    events = talkative.answer_written(QUESTION, "en", history=history)
+    assert [type(next(events)) for _ in range(2)] == [Heard, Text]
+    assert len(taken) < len(tokens), "the first words do not wait for the last"
+    events.close()  # type: ignore[attr-defined]
+    assert len(history.turns) == 1, "what was stopped before its end is not remembered"
 
 
 def test_of_an_interrupted_answer_the_whole_chunks_are_remembered(talkative: Assistant) -> None:
