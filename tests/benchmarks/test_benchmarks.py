@@ -15,6 +15,7 @@ from benchmarks import (
     corpus,
     documents,
     first_sound,
+    from_scratch,
     generation,
     padded_training,
     speaking,
@@ -165,6 +166,33 @@ def test_growth_is_told_between_sizes(tmp_path: Path, monkeypatch: pytest.Monkey
     assert found["ingest.1110.rows"].baseline == pytest.approx(100)
     assert found["ingest.1110.rows"].ours == pytest.approx(1000 / (22.2 - 1.1))
     assert found["validate.1110.memory"].ratio == pytest.approx(1510 / 410)
+
+
+def test_two_ways_to_a_model_are_compared_by_stage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def run(name: str, scale: int, last: str = "finished", state: str = "ran") -> Path:
+        events = [
+            {"time": 1000, "stage": "", "state": "prepared", "run": name, "commit": "0123456789"},
+            {"time": 1060, "stage": "pretrain", "state": state, "seconds": 60 * scale},
+            {"time": 1000 + 90 * scale, "stage": "", "state": last},
+        ]
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "events.jsonl").write_text("\n".join(map(json.dumps, events)) + "\n", "utf-8")
+        return folder
+
+    now, before = run("now", 2), run("before", 5)
+    from_scratch.main(now, before, tmp_path / "results.json")
+    [row] = json.loads((tmp_path / "results.json").read_text("utf-8")).values()
+    assert (row["ours"], row["baseline"], row["ratio"]) == (3.0, 7.5, 0.4)
+    assert "run before of commit 0123456" in row["against"]
+    assert "pretrain              2.0    5.0 min" in capsys.readouterr().out
+    for wrong, why in (
+        (run("cut", 1, last="started"), "has not come to its end"),
+        (run("cached", 1, state="cached"), "from the cache, so without their time: pretrain"),
+        (tmp_path / "nothing", "is not there: give the folder"),
+    ):
+        with pytest.raises(SystemExit, match=why):
+            from_scratch.main(wrong, before, tmp_path / "results.json")
 
 
 def test_turns_alternate_and_the_median_counts() -> None:
