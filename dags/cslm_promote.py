@@ -117,6 +117,7 @@ with DAG(
         body="{{ ti.xcom_pull('gate')['report'] }}",
         params={"reason": Param("", type="string", description="Why, or why not; it stays with the version")},
         response_timeout=PATIENCE,
+        notifiers=[defaults.Asking()],
         retries=0,
     )
     compared >> approve

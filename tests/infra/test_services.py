@@ -99,7 +99,7 @@ def test_run_triggered_over_the_api_gives_what_the_demo_gives(
 
 
 def test_a_candidate_goes_to_production_when_a_person_approves(
-    services: str, project: Path, ports: dict[str, str]
+    services: str, failures: tuple[str, list[dict[str, Any]]], project: Path, ports: dict[str, str]
 ) -> None:
     """The run above has registered a candidate: that alone starts `cslm_promote`."""
     airflow, token = running.airflow(project, ports)
@@ -109,6 +109,8 @@ def test_a_candidate_goes_to_production_when_a_person_approves(
     assert question["subject"] == "Version 7 of cslm into production?"
     assert question["body"] == "| figure | **better** |"
     assert list(question["params"]) == ["reason"], "what the page asks for beside the buttons"
+    [told] = failures[1]
+    assert (told["run"], told["task"], told["asks"]) == (run["dag_run_id"], "approve", question["subject"])
     [judged] = _promote_calls(project)
     assert judged["command"] == "gate", "nothing moves before the answer"
     answer = {"chosen_options": ["Approve"], "params_input": {"reason": "sounds better"}}
@@ -153,7 +155,7 @@ def test_what_a_person_or_the_gate_refuses_stays_out(
             "it stutters",
         )
     if state == "failed":
-        [told] = running.until(lambda: failures[1])
+        [told] = running.until(lambda: [each for each in failures[1] if "error" in each])
         assert (told["dag"], told["run"], told["task"]) == ("cslm_promote", run, "gate")
         assert "version 13 is unlucky" in told["error"]
         assert told["log"].startswith(airflow)
