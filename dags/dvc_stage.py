@@ -47,8 +47,11 @@ FORCED = "CSLM_FORCED"
 PR_SET_PDEATHSIG = 1
 FIRST = 1
 """Process id in a container, which has no parent to die with."""
-GRACE_S = 25.0
-"""What a training gets to write a checkpoint; less than a pod has."""
+GRACE = "CSLM_GRACE_S"
+"""Variable: seconds from SIGTERM to the end, which a pod has too (dags/runners/kubernetes.py)."""
+DEFAULT_GRACE_S = "30"
+SPARE_S = 5
+"""What the stage itself has less of it, so that its end can be told."""
 KILLED_S = 2.0
 """How long what is killed then may take to be gone."""
 MISSING = 3
@@ -271,8 +274,23 @@ def die_with_parent() -> None:
         sys.exit("the task that started this has ended")
 
 
+def grace_s() -> int:
+    """Seconds from SIGTERM to the end: CSLM_GRACE_S, or 30.
+
+    Raises:
+        ValueError: it is no number of seconds, or leaves a stage none.
+    """
+    given = os.environ.get(GRACE) or DEFAULT_GRACE_S
+    if not given.isdecimal() or int(given) <= SPARE_S:
+        raise ValueError(
+            f"{GRACE}={given!r}: how many seconds a stage has to end, more than {SPARE_S}; such as 30 or 900"
+        )
+    return int(given)
+
+
 def lead_group() -> None:
     """SIGTERM ends all that this process starts, after the time that a training needs for a checkpoint."""
+    grace_s()  # a wrong one is told now, and not when it ends
     if os.getpid() != FIRST:  # which leads its group already
         os.setpgid(0, 0)
     signal.signal(signal.SIGTERM, _end_group)
@@ -281,7 +299,7 @@ def lead_group() -> None:
 def _end_group(*_: object) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     os.killpg(0, signal.SIGTERM)
-    deadline = time.monotonic() + GRACE_S
+    deadline = time.monotonic() + grace_s() - SPARE_S
     while (others := _others_in_group()) and time.monotonic() < deadline + KILLED_S:
         if time.monotonic() > deadline:
             for other in others:

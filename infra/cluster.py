@@ -28,10 +28,12 @@ IMAGES = {"cslm-orchestrator": images.ORCHESTRATOR, "cslm-chat": "chat"}
 SETTINGS = (
     "AWS_DEFAULT_REGION",
     "AWS_ENDPOINT_URL",
+    "CSLM_AIRFLOW_URL",
     "CSLM_ARTIFACTS",
     "CSLM_CHECKPOINTS",
     "CSLM_DVC_REMOTE",
     "CSLM_GPUS",
+    "CSLM_GRACE_S",
     "CSLM_NODES",
     "CSLM_REGISTRY",
     "CSLM_RETRAIN_CRON",

@@ -24,15 +24,13 @@ import time
 from pathlib import Path
 from typing import Any, TextIO
 
-from dags import parameters, places, preparation, tracking
+from dags import dvc_stage, parameters, places, preparation, tracking
 from infra import airflow_local, services
 from infra.metrics_table import table
 
 POLL_S = 0.2
 EXPLAINED = re.compile(r"Airflow(?:Fail)?Exception: ")
 """What stands in Airflow's log before the words of `dags.failures.readable`."""
-STOP_S = 30.0
-"""Longer than a training gets to write a checkpoint (dags/dvc_stage.py)."""
 PLAIN_PROGRESS_S = 10.0
 WIDTH = 28
 
@@ -132,7 +130,7 @@ def end_child(child: subprocess.Popen[bytes]) -> None:
     """TERM, then KILL. What a stage has started ends by itself with its task (dags/dvc_stage.py)."""
     child.terminate()
     try:
-        child.wait(STOP_S)
+        child.wait(dvc_stage.grace_s())
     except subprocess.TimeoutExpired:
         os.killpg(child.pid, signal.SIGKILL)
         child.wait()

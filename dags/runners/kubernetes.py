@@ -22,7 +22,7 @@ from airflow.sdk.exceptions import AirflowException
 from kubernetes.client import ApiException
 from kubernetes.client import models as k8s
 
-from dags import failures, graph, images, places, run, runners
+from dags import dvc_stage, failures, graph, images, places, run, runners
 from dags.runners import container, pods
 from dags.runners.pod_trigger import StagePodTrigger
 
@@ -70,7 +70,7 @@ class StagePod(KubernetesPodOperator):
             logging_interval=pods.LOGS_EVERY_S,
             schedule_timeout_seconds=pods.SCHEDULED_S,
             startup_timeout_seconds=STARTED_S,
-            termination_grace_period=pods.GRACE_S,
+            termination_grace_period=dvc_stage.grace_s(),
             active_deadline_seconds=int(runners.longest_stage().total_seconds()),
             log_events_on_failure=True,
             log_pod_spec_on_failure=False,

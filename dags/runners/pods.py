@@ -32,7 +32,6 @@ LONGEST_NAME = 63
 SCHEDULED_S = 24 * 3600
 """How long a pod may wait for a place: a busy cluster is no failure."""
 LOGS_EVERY_S = 15
-GRACE_S = 30
 SHARED_MEMORY = "1Gi"
 OUT_OF_MEMORY = "OOMKilled"
 KILLED = 137

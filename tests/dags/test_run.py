@@ -18,7 +18,7 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 
-from dags import run
+from dags import dvc_stage, places, run
 from tests.dags import toy
 
 
@@ -263,6 +263,36 @@ def test_killed_task_takes_its_stage_with_it(project: Path) -> None:
         time.sleep(0.2)
     pid.unlink()
     toy.calls(project)
+
+
+def test_what_does_not_end_when_it_is_told_to_has_its_time_and_is_killed() -> None:
+    deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(); time.sleep(60)"
+    stage = f"""
+import subprocess, sys
+from dags import dvc_stage
+dvc_stage.lead_group()
+subprocess.run([sys.executable, "-u", "-c", {deaf!r}])
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", stage],
+        cwd=places.PROJECT,
+        env=os.environ | {dvc_stage.GRACE: str(dvc_stage.SPARE_S + 3)},
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.terminate()
+    told = time.monotonic()
+    assert process.wait(30) == 128 + signal.SIGTERM
+    assert 3 <= time.monotonic() - told < 10
+    assert process.stdout.read() == b"", "nobody is left who could write"
+
+
+@pytest.mark.parametrize("seconds", ["5", "-30", "half a minute", "1e3"])
+def test_a_time_to_end_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, seconds: str) -> None:
+    monkeypatch.setenv(dvc_stage.GRACE, seconds)
+    with pytest.raises(ValueError, match=rf"CSLM_GRACE_S='{seconds}': how many seconds"):
+        dvc_stage.grace_s()
 
 
 def test_a_command_ends_with_the_task_that_started_it(tmp_path: Path) -> None:

@@ -196,7 +196,8 @@ def _pod(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, stage: str, **variable
 def test_every_stage_is_a_valid_pod_without_rights(
     stage: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    pod = _pod(monkeypatch, tmp_path, stage)
+    pod = _pod(monkeypatch, tmp_path, stage, CSLM_GRACE_S="900")
+    assert pod["spec"]["terminationGracePeriodSeconds"] == 900
     [only] = pod["spec"]["containers"]
     assert only["resources"]["limits"] == only["resources"]["requests"]
     assert only["resources"]["limits"]["memory"] == STAGES[stage].meta["memory"]

@@ -123,7 +123,7 @@ def test_services_are_those_of_compose(pods: dict[str, Document]) -> None:
 
 def test_what_stages_read_is_passed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The scheduler takes nodes and hours of stages from it, and hands on where their rows are kept."""
-    given = {"CSLM_NODES": "3", "CSLM_STAGE_HOURS": "24", "CSLM_ROWS": "/tmp/rows"}
+    given = {"CSLM_NODES": "3", "CSLM_STAGE_HOURS": "24", "CSLM_GRACE_S": "900", "CSLM_ROWS": "/tmp/rows"}
     for name, value in given.items():
         monkeypatch.setenv(name, value)
     made = cluster.kustomization(cluster.OVERLAYS / "all", tmp_path, COMMIT)["configMapGenerator"]
