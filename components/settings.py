@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, HttpUrl, ValidationError, model_validator
@@ -491,12 +491,15 @@ def _keys(loc: list[object]) -> list[str]:
     section: type[BaseModel] = Settings
     for part in loc:
         for name, field in section.model_fields.items():
-            annotation = field.annotation
-            if (field.alias or name) == part and isinstance(annotation, type):
-                section = annotation
-            elif (field.alias or name) == part:
-                section = Corpus
+            if (field.alias or name) == part:
+                section = _section_in(field.annotation)
     return [field.alias or name for name, field in section.model_fields.items()]
+
+
+def _section_in(annotation: Any) -> type[BaseModel]:
+    """The section that a field holds: one, one or none (`X | None`), or many by name (`dict[str, X]`)."""
+    inner = get_args(annotation) or (annotation,)
+    return next(each for each in inner if isinstance(each, type) and issubclass(each, BaseModel))
 
 
 if __name__ == "__main__":

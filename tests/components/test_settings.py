@@ -70,6 +70,14 @@ def test_the_default_profile_is_sample() -> None:
             ["evaluate.llm_judge.url", "'http://host:abc/v1'", "invalid port", "http://host:8000/v1"],
         ),
         ({"evaluate": {"llm_judge": {"url": "ftp://host/v1", "model": "big"}}}, ["'http' or 'https'"]),
+        (
+            {"evaluate": {"llm_judge": {"url": "http://host/v1", "model": "big", "key": "k"}}},
+            ["evaluate.llm_judge.key is not a known key; allowed there: url, model, answers"],
+        ),
+        (
+            {"corpora": {"x": {"format": "tsv", "path": "p", "lang": "en"}}},
+            ["corpora.x.lang is not a known key; allowed there: format, path"],
+        ),
         ({"tokenize": {"speeds": [0.9, 1.0]}}, ["tokenize.speeds.1", "always there"]),
         ({"tokenize": {"speeds": [0.9, 0.9]}}, ["tokenize.speeds", "each only once"]),
         ({"languages": ["en", "en"]}, ["languages", "each only once"]),
