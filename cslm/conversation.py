@@ -122,10 +122,6 @@ class Assistant:
             )
         return cls(SpeechLanguageModel.load(model), hearing, speaking)
 
-    def voices(self, language: str) -> list[str]:
-        """Names of the voices that speak a language by birth; any voice can speak any."""
-        return [name for name, native in self.decoder.config.voices.items() if native == language]
-
     def check(self, answer_language: str | None, voice: str | None) -> None:
         """Refuse names that do not exist.
 
@@ -187,7 +183,7 @@ class Assistant:
         tokens = self.model.stream(builder.next_turn(earlier, begun), "answer", self._most, sampling)
         said: list[int] = []
         try:
-            yield from self._voiced(tokens, voice or self.voices(wanted)[0], said.append)
+            yield from self._voiced(tokens, voice or self.decoder.natives(wanted)[0], said.append)
         finally:
             if whole := _finished(said, builder.speech_end_id):
                 history.add(begun + whole)
@@ -216,10 +212,10 @@ class Assistant:
             return
         yield Heard(question)
         if wanted != asked:
-            translated = self.model.stream(builder.prompt_mt(question, asked, wanted), "text", self._most)
+            translated = self.model.stream(builder.prompt_mt(question, wanted), "text", self._most)
             question = builder.decode(translated)
         history = history or History()
-        prompt = builder.prompt_text(question, wanted)
+        prompt = builder.prompt_text(question)
         told = builder.next_turn(self._earlier(history, prompt), prompt)
         written: list[int] = []
         yield from self._told(self.model.stream(told, "text", self._most, sampling), written)
@@ -227,8 +223,8 @@ class Assistant:
         answer = builder.decode(written)
         if not answer.strip():
             return
-        tokens = self.model.stream(builder.prompt_tts(answer, wanted), "speech", self._most, sampling)
-        yield from self._voiced(tokens, voice or self.voices(wanted)[0])
+        tokens = self.model.stream(builder.prompt_tts(answer), "speech", self._most, sampling)
+        yield from self._voiced(tokens, voice or self.decoder.natives(wanted)[0])
 
     def _earlier(self, history: History, prompt: list[int]) -> list[list[int]]:
         """Turns to be put before a prompt: with it and a reply as long, no more than the model has learnt."""

@@ -130,7 +130,7 @@ class Grammar:
         self._kinds, self._speech_end = kinds, builder.speech_end_id
         known = builder.tokenizer.get_vocab().items()
         self._digits = {token for text, token in known if text.strip(BLANKS).isdigit()}
-        self._instruction = len(builder.prompt_tts("", ""))
+        self._instruction = len(builder.prompt_tts(""))
         self._text = torch.tensor([kind == Kind.TEXT for kind in kinds])
         self._units = torch.tensor([kind == Kind.UNIT for kind in kinds])
         self._illegal = torch.tensor([[kind not in RULES[state] for kind in kinds] for state in State])

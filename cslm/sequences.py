@@ -99,12 +99,12 @@ class ChatBuilder:
         self.tokenizer = tokenizer
         self.end_id: int = tokenizer.eos_token_id
 
-    def mt(self, source: str, target: str, source_language: str, target_language: str) -> Sequence:
+    def mt(self, source: str, target: str, target_language: str) -> Sequence:
         """Text -> text of another language."""
-        prompt = self.prompt_mt(source, source_language, target_language)
+        prompt = self.prompt_mt(source, target_language)
         return self._sequence(prompt, self.text_ids(target), "mt", target_language)
 
-    def prompt_mt(self, source: str, source_language: str, target_language: str) -> list[int]:
+    def prompt_mt(self, source: str, target_language: str) -> list[int]:
         """Everything before the translation."""
         name = LANGUAGE_NAMES.get(target_language, target_language)
         return self._turn([MT_PROMPT.format(language=name) + source])
@@ -116,9 +116,9 @@ class ChatBuilder:
 
     def text(self, question: str, answer: str, language: str) -> Sequence:
         """Written question -> written answer."""
-        return self._sequence(self.prompt_text(question, language), self.text_ids(answer), "text", language)
+        return self._sequence(self.prompt_text(question), self.text_ids(answer), "text", language)
 
-    def prompt_text(self, question: str, language: str | None) -> list[int]:
+    def prompt_text(self, question: str) -> list[int]:
         """Everything before the written answer."""
         return self._turn([question])
 
@@ -201,22 +201,22 @@ class SequenceBuilder(ChatBuilder):
         self, units: SequenceOf[int], text: str, language: str, spoken: SequenceOf[int | None] = ()
     ) -> Sequence:
         """Speech -> its text. `spoken`: see `_listening`."""
-        sequence = self._sequence(self.prompt_asr(units, language), self.text_ids(text), "asr", language)
+        sequence = self._sequence(self.prompt_asr(units), self.text_ids(text), "asr", language)
         return self._listening(sequence, text, spoken)
 
-    def prompt_asr(self, units: SequenceOf[int], language: str) -> list[int]:
+    def prompt_asr(self, units: SequenceOf[int]) -> list[int]:
         """Everything before the transcript."""
         return self._turn([ASR_PROMPT, self.speech_ids(units)])
 
-    def heard(self, units: SequenceOf[int], language: str) -> tuple[list[int], slice]:
+    def heard(self, units: SequenceOf[int]) -> tuple[list[int], slice]:
         """`prompt_asr`, and where in it the units are."""
-        prompt = self.prompt_asr(units, language)
+        prompt = self.prompt_asr(units)
         first = prompt.index(self.speech_start_id) + 1
         return prompt, slice(first, first + len(units))
 
-    def read(self, text: str, language: str) -> tuple[list[int], slice]:
+    def read(self, text: str) -> tuple[list[int], slice]:
         """`prompt_tts`, and where in it the text is."""
-        prompt, empty = self.prompt_tts(text, language), self.prompt_tts("", language)
+        prompt, empty = self.prompt_tts(text), self.prompt_tts("")
         _, after = self._template
         pairs = zip(prompt, empty[: -len(after)], strict=False)
         instruction = itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)
@@ -224,9 +224,9 @@ class SequenceBuilder(ChatBuilder):
 
     def tts(self, text: str, units: SequenceOf[int], language: str) -> Sequence:
         """Text -> its speech."""
-        return self._sequence(self.prompt_tts(text, language), self.speech_ids(units), "tts", language)
+        return self._sequence(self.prompt_tts(text), self.speech_ids(units), "tts", language)
 
-    def prompt_tts(self, text: str, language: str) -> list[int]:
+    def prompt_tts(self, text: str) -> list[int]:
         """Everything before the speech."""
         return self._turn([TTS_PROMPT + text])
 
@@ -372,10 +372,6 @@ class SequenceBuilder(ChatBuilder):
             chunks.append(Chunk(self.decode(text), tuple(units)))
         return Parsed(question, tuple(chunks), legal and bool(chunks))
 
-    def parse_text(self, ids: SequenceOf[int]) -> str:
-        """Written text of generated ids, without speech and markers."""
-        return self.decode(ids)
-
     def parse_units(self, ids: SequenceOf[int]) -> list[int]:
         """Units of generated ids, without everything else."""
         return [self._unit_of_id[token] for token in ids if token in self._unit_of_id]
@@ -385,7 +381,7 @@ class SequenceBuilder(ChatBuilder):
         return token in self._unit_of_id
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Text of the tokens that are text."""
+        """Text of the tokens that are text, without speech and markers."""
         special = {self.speech_start_id, self.speech_end_id, self.question_id, self.answer_id}
         text = [token for token in ids if token not in special and token not in self._unit_of_id]
         return str(self.tokenizer.decode(text, skip_special_tokens=True))

@@ -39,8 +39,7 @@ class WrittenTasks:
         """Text to text of another language."""
         for row in self._rows("translations"):
             for _ in range(passes(weight, self._rng)):
-                languages = row["source_language"], row["target_language"]
-                yield self._builder.mt(row["source"], row["target"], *languages).of(row["id"])
+                yield self._builder.mt(row["source"], row["target"], row["target_language"]).of(row["id"])
 
     def instructions(self, weight: float) -> Iterator[Sequence]:
         """Dialogues within a language as written instructions, each once however often it was spoken."""

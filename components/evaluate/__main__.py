@@ -170,8 +170,8 @@ def _similarities(evaluator: Evaluator, items: HeldOut) -> list[dict[str, Simila
     layers: list[dict[str, Similarity]] = [{} for _ in range(model.model.config.num_hidden_layers + 1)]
     for language, group in grouped(items.utterances, lambda utterance: utterance.language).items():
         evaluator.progress(f"similarity {language}", 0, len(group))
-        speech = model.mean_hidden([model.builder.heard(list(u.units), language) for u in group], size)
-        text = model.mean_hidden([model.builder.read(u.text, language) for u in group], size)
+        speech = model.mean_hidden([model.builder.heard(list(u.units)) for u in group], size)
+        text = model.mean_hidden([model.builder.read(u.text) for u in group], size)
         for figures, spoken, written in zip(layers, speech, text, strict=True):
             figures[language] = compare(spoken, written, [u.text for u in group])
         evaluator.progress(f"similarity {language}", len(group), len(group))

@@ -18,7 +18,7 @@ import httpx
 
 from components.settings import LlmJudge
 from cslm.evaluation.confidence import bootstrap
-from cslm.evaluation.held_out import grouped, spread
+from cslm.evaluation.held_out import grouped, place_of, spread
 from cslm.evaluation.tasks import Answer
 
 PROMPT = (Path(__file__).parent / "llm_judge.txt").read_text("utf-8")
@@ -59,7 +59,7 @@ def judge_answers(
                 marks.append(_mark(client, judge.model, answer))
                 done += 1
                 on_answer(done, total)
-            kind, key = ("conversation", asked) if asked == wanted else ("cross_lingual", f"{asked}_{wanted}")
+            kind, key = place_of(asked, wanted)
             metrics.setdefault(kind, {})[key] = {
                 "judge_score": mean(marks),
                 "judge_score_ci95": bootstrap(marks, [1.0] * len(marks), seed),

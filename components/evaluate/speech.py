@@ -106,7 +106,7 @@ def evaluate_speech(
         judges, decoder, evaluator.rules, lambda: evaluator.progress("speech", next(done), total)
     )
     soundings = listener.compare(recordings, read)
-    voices = {language: assistant.voices(language) for language in assistant.languages}
+    voices = {language: assistant.decoder.natives(language) for language in assistant.languages}
     heard = listener.answers([a for a in spoken if a.dialogue.answer_language in voices], voices)
     metrics = merge(metrics, speech_metrics(soundings, evaluator.rules, seed))
     metrics = merge(metrics, answer_metrics(heard, evaluator.rules, seed))

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from cslm.evaluation.held_out import place_of
+
 TRANSCRIPTS, DIALOGUES = "transcripts.jsonl", "dialogues.jsonl"
 EDITS = ("substitutions", "deletions", "insertions")
 ALONE = "test"
@@ -36,7 +38,7 @@ def read_items(transcripts: Path, dialogues: Path) -> dict[str, Items]:
             figures.setdefault(name, {})[row["id"]] = (edits, row["length"])
     for row in _rows(dialogues):
         asked, wanted = row["question_language"], row["answer_language"]
-        pair = f"conversation.{asked}" if asked == wanted else f"cross_lingual.{asked}_{wanted}"
+        pair = ".".join(place_of(asked, wanted))
         for metric in ("exact_match", "off_target"):
             figures.setdefault(f"{_split(row)}{pair}.{metric}", {})[row["id"]] = (row[metric], 1)
     return figures

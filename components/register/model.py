@@ -22,13 +22,11 @@ import pandas as pd
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 from cslm.audio import encode_wav
-from cslm.decoder import SpeechDecoder
-from cslm.generation import SpeechLanguageModel
+from cslm.conversation import Assistant
 from cslm.grammar import Reply
 from cslm.languages import language_of
 from cslm.limits import check_spoken, check_written, longest_s
 from cslm.questions import NoQuestion, hear, read_recording
-from cslm.tokenizer import open_tokenizer
 
 INPUTS = ("audio", "text", "answer_language", "voice")
 OUTPUTS = ("question", "answer", "units", "wav", "well_formed")
@@ -62,9 +60,9 @@ class Dialogue(PythonModel):
     def load_context(self, context: PythonModelContext) -> None:
         """Open the checkpoint, the speech tokenizer and the speech decoder among the version's artifacts."""
         self.languages: list[str] = list(context.model_config["languages"])
-        self.tokenizer = open_tokenizer(Path(context.artifacts["tokenizer"]))
-        self.model = SpeechLanguageModel.load(Path(context.artifacts["model"]))
-        self.decoder = SpeechDecoder.load(Path(context.artifacts["decoder"]))
+        parts = (Path(context.artifacts[name]) for name in ("model", "tokenizer", "decoder"))
+        whole = Assistant.load(*parts)
+        self.model, self.tokenizer, self.decoder = whole.model, whole.tokenizer, whole.decoder
 
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: Mapping[str, Any] | None = None
@@ -106,8 +104,7 @@ class Dialogue(PythonModel):
     def _voice(self, text: str) -> str:
         """A voice of the text's language, the first one if there are none."""
         language = language_of(text, self.languages)
-        natives = [name for name, native in self.decoder.config.voices.items() if native == language]
-        return (natives or self.decoder.voices)[0]
+        return (self.decoder.natives(language) or self.decoder.voices)[0]
 
     def _read(self, row: int, cells: Mapping[str, Any]) -> Question:
         """One row, checked.
@@ -164,15 +161,12 @@ class Dialogue(PythonModel):
         asked = [question.text for question in questions]
         foreign = [i for i, q in enumerate(questions) if not self._is_in(q.text, q.answer_language)]
         again = [questions[index] for index in foreign]
-        prompts = [builder.prompt_mt(q.text, "", str(q.answer_language)) for q in again]
+        prompts = [builder.prompt_mt(q.text, str(q.answer_language)) for q in again]
         for index, ids in zip(foreign, self._generate(prompts, "text", options), strict=True):
-            asked[index] = builder.parse_text(ids)
-        prompts = [
-            builder.prompt_text(text, q.answer_language) for text, q in zip(asked, questions, strict=True)
-        ]
-        replies = self._generate(prompts, "text", options)
-        texts = [builder.parse_text(ids) for ids in replies]
-        prompts = [builder.prompt_tts(text, "") for text in texts]
+            asked[index] = builder.decode(ids)
+        replies = self._generate([builder.prompt_text(text) for text in asked], "text", options)
+        texts = [builder.decode(ids) for ids in replies]
+        prompts = [builder.prompt_tts(text) for text in texts]
         speech = self._generate(prompts, "speech", options)
         answers: dict[int, Any] = {}
         for question, ids, text, sound in zip(questions, replies, texts, speech, strict=True):

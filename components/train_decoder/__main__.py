@@ -217,7 +217,7 @@ def measure(decoder: SpeechDecoder) -> dict[str, Any]:
     seconds = spent = 0.0
     for folder in sorted(UNITS.iterdir()):
         language = folder.name
-        voices = [name for name, native in decoder.config.voices.items() if native == language]
+        voices = decoder.natives(language)
         rows = read_rows(folder, ["text", "language", "units", "durations", "speed"], ["dev"])
         dev = (row for row in rows if row["speed"] == 1)
         for number, row in enumerate(islice(dev, MEASURED if voices else 0)):

@@ -111,6 +111,10 @@ class SpeechDecoder(nn.Module):
                 weights[name].copy_(weight)
         return extended
 
+    def natives(self, language: str | None) -> list[str]:
+        """Names of the voices that speak a language by birth; any voice can speak any."""
+        return [name for name, native in self.config.voices.items() if native == language]
+
     def voice_of(self, name: str) -> int:
         """Number of a voice.
 

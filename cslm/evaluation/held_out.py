@@ -48,6 +48,11 @@ class Dialogue:
         return self.question_language, self.answer_language
 
 
+def place_of(asked: str, wanted: str) -> tuple[str, str]:
+    """Where the figures of a pair of languages stand: `conversation`, `en`, or `cross_lingual`, `en_zh`."""
+    return ("conversation", asked) if asked == wanted else ("cross_lingual", f"{asked}_{wanted}")
+
+
 @dataclass(frozen=True)
 class Translation:
     """A sentence and its translation."""

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cslm.evaluation.confidence import bootstrap
-from cslm.evaluation.held_out import Utterance, grouped
+from cslm.evaluation.held_out import Utterance, grouped, place_of
 from cslm.evaluation.tasks import Answer
 from cslm.pronunciation import labels
 from cslm.tokenizer import Tokenizer
@@ -62,6 +62,6 @@ def answer_errors(tokenizer: Tokenizer, answers: Sequence[Answer], seed: int) ->
     metrics: dict[str, dict[str, Any]] = {}
     for (asked, wanted), group in grouped(answers, lambda answer: answer.dialogue.pair).items():
         said = [(answer.parsed.text, answer.parsed.units) for answer in group]
-        kind, key = ("conversation", asked) if asked == wanted else ("cross_lingual", f"{asked}_{wanted}")
+        kind, key = place_of(asked, wanted)
         metrics.setdefault(kind, {})[key] = label_errors(tokenizer, said, wanted, seed)
     return metrics

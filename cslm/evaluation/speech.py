@@ -23,7 +23,7 @@ from cslm.audio import SAMPLE_RATE, Samples
 from cslm.decoder import SpeechDecoder
 from cslm.evaluation.confidence import bootstrap, wilson
 from cslm.evaluation.error_rates import Errors, count_errors, error_rate
-from cslm.evaluation.held_out import Utterance, grouped
+from cslm.evaluation.held_out import Utterance, grouped, place_of
 from cslm.evaluation.judges import Dnsmos, Recognizer, SecondOpinion, SpeakerEncoder, Vector
 from cslm.evaluation.normalization import LanguageRules
 from cslm.evaluation.tasks import Answer
@@ -222,7 +222,7 @@ def answer_metrics(
             numbers["speech_off_target_ci95"] = wilson(lost, len(found))
         if scores := [each.dnsmos for each in soundings if each.dnsmos is not None]:
             numbers["speech_dnsmos"] = mean(scores)
-        kind, key = ("conversation", asked) if asked == wanted else ("cross_lingual", f"{asked}_{wanted}")
+        kind, key = place_of(asked, wanted)
         metrics.setdefault(kind, {})[key] = numbers
     for language, of_language in grouped(answers, lambda each: each.sounding.language).items():
         for voice, of_voice in grouped(of_language, lambda each: each.sounding.voice).items():

@@ -8,7 +8,7 @@ from typing import Any
 
 from cslm.evaluation.confidence import bootstrap, wilson
 from cslm.evaluation.error_rates import NO_ERRORS, Errors, error_rate
-from cslm.evaluation.held_out import Utterance, grouped
+from cslm.evaluation.held_out import Utterance, grouped, place_of
 from cslm.evaluation.normalization import LanguageRules
 from cslm.evaluation.perplexity import perplexity
 from cslm.evaluation.similarity import Similarity
@@ -62,7 +62,7 @@ def conversation(answers: Iterable[Answer], seed: int) -> Metrics:
             "f1_ci95": bootstrap([answer.f1 for answer in group], [1.0] * n, seed),
             "off_target_ci95": wilson(lost, n),
         }
-        kind, key = ("conversation", asked) if asked == wanted else ("cross_lingual", f"{asked}_{wanted}")
+        kind, key = place_of(asked, wanted)
         metrics.setdefault(kind, {})[key] = scores
     return metrics
 

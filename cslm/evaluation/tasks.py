@@ -82,10 +82,10 @@ class Evaluator:
         """Speech to text."""
         transcripts = []
         for language, group in grouped(utterances, lambda utterance: utterance.language).items():
-            prompts = [self.model.builder.prompt_asr(list(u.units), language) for u in group]
+            prompts = [self.model.builder.prompt_asr(list(u.units)) for u in group]
             room = self._room(self._tokens(u.text) for u in group)
             for utterance, ids in zip(group, self._run(f"asr {language}", prompts, "text", room), strict=True):
-                text = self.model.builder.parse_text(ids)
+                text = self.model.builder.decode(ids)
                 errors = count_errors(utterance.text, text, self.rules[language])
                 transcripts.append(Transcript(utterance, text, errors))
         return transcripts
@@ -141,10 +141,10 @@ class Evaluator:
         """Written questions to written answers in the same language."""
         answers = []
         for language, group in grouped(dialogues, lambda dialogue: dialogue.question_language).items():
-            prompts = [self.model.builder.prompt_text(d.question, language) for d in group]
+            prompts = [self.model.builder.prompt_text(d.question) for d in group]
             room = self._room(self._tokens(d.answer) for d in group)
             for dialogue, ids in zip(group, self._run(f"text {language}", prompts, "text", room), strict=True):
-                text = self.model.builder.parse_text(ids)
+                text = self.model.builder.decode(ids)
                 right = exact_match(dialogue.answer, text, self.rules[language])
                 answers.append(WrittenAnswer(dialogue, text, right))
         return answers
@@ -154,19 +154,19 @@ class Evaluator:
         done = []
         pairs = grouped(translations, lambda t: (t.source_language, t.target_language))
         for (source, target), group in pairs.items():
-            prompts = [self.model.builder.prompt_mt(t.source, source, target) for t in group]
+            prompts = [self.model.builder.prompt_mt(t.source, target) for t in group]
             room = self._room(self._tokens(t.target) for t in group)
             for item, ids in zip(
                 group, self._run(f"mt {source} to {target}", prompts, "text", room), strict=True
             ):
-                done.append(Translated(item, self.model.builder.parse_text(ids)))
+                done.append(Translated(item, self.model.builder.decode(ids)))
         return done
 
     def read_aloud(self, utterances: Sequence[Utterance]) -> dict[str, list[int]]:
         """Text to speech: id of each utterance -> the units that the model reads its text with."""
         read: dict[str, list[int]] = {}
         for language, group in grouped(utterances, lambda utterance: utterance.language).items():
-            prompts = [self.model.builder.prompt_tts(u.text, language) for u in group]
+            prompts = [self.model.builder.prompt_tts(u.text) for u in group]
             room = self._room(len(u.units) for u in group)
             for utterance, ids in zip(
                 group, self._run(f"tts {language}", prompts, "speech", room), strict=True

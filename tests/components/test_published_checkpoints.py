@@ -161,7 +161,7 @@ def test_a_prompt_does_not_change_with_the_day(tmp_path: Path) -> None:
     published("llama", True, tmp_path)
     model, tokenizer = open_checkpoint(tmp_path)
     extend(model, tokenizer, UNITS, seed=1)
-    prompt = tokenizer.decode(SequenceBuilder(tokenizer).prompt_asr([1], "en"))
+    prompt = tokenizer.decode(SequenceBuilder(tokenizer).prompt_asr([1]))
     assert "Today Date: 26 Jul 2024" in prompt
 
 

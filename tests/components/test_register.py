@@ -71,7 +71,8 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = TokenizerConfig(hidden=32, layers=2, levels=[2, 2, 2], labels=["a", "b"])
     SpeechTokenizer(config).save(root / "work/tokenizer")
     voices = {"ann": "en", "wei": "zh"}
-    decoder = SpeechDecoder(DecoderConfig(8, voices, "", 16, 1, 4, 16, 1), SourceFilterVocoder(16, 1))
+    heard = SpeechTokenizer.load(root / "work/tokenizer").fingerprint
+    decoder = SpeechDecoder(DecoderConfig(8, voices, heard, 16, 1, 4, 16, 1), SourceFilterVocoder(16, 1))
     decoder.save(root / "work/decoder")
     return root
 

@@ -100,7 +100,7 @@ REPLIES: list[tuple[Reply, str]] = [
 
 @pytest.mark.parametrize(("reply", "legal"), REPLIES)
 def test_batches_and_streams_equal_plain_decoding(model: SpeechLanguageModel, reply: Reply, legal: str) -> None:
-    prompts = [model.builder.prompt_asr(list(range(n)), "en") for n in (9, 2, 14, 5, 7)]
+    prompts = [model.builder.prompt_asr(list(range(n))) for n in (9, 2, 14, 5, 7)]
     expected = [plainly(model, prompt, legal, 12) for prompt in prompts]
     done: list[int] = []
     assert model.generate(prompts, reply, 12, batch_size=2, on_batch=done.append) == expected
@@ -109,7 +109,7 @@ def test_batches_and_streams_equal_plain_decoding(model: SpeechLanguageModel, re
 
 
 def test_a_row_that_ends_does_not_disturb_the_others(model: SpeechLanguageModel) -> None:
-    prompts = [model.builder.prompt_tts(text, "en") for text in ("a", "What is", "法国的首都")]
+    prompts = [model.builder.prompt_tts(text) for text in ("a", "What is", "法国的首都")]
     alone = [plainly(model, prompt, WRITTEN, 10) for prompt in prompts]
     model.builder.end_id, end = alone[0][3], model.builder.end_id  # pretend that the first answer ends early
     try:
@@ -200,7 +200,7 @@ def test_reading_aloud_takes_no_longer_than_its_text_can_need(model: SpeechLangu
     grammar = Grammar(model.builder, model.model.config.vocab_size)
     generator = torch.Generator().manual_seed(1)
     for text in ("France", "What is the capital of France?"):
-        position, said = [grammar.begin("speech", model.builder.prompt_tts(text, "en"))], list[int]()
+        position, said = [grammar.begin("speech", model.builder.prompt_tts(text))], list[int]()
         while len(said) < 768 and said[-1:] != [model.builder.end_id]:
             wants = torch.rand(1, model.model.config.vocab_size, generator=generator)
             wants[0, model.builder.unit_ids] += 2  # likes to speak, on and on
@@ -227,7 +227,7 @@ def test_sampling_draws_from_the_nucleus_and_a_seed_repeats(model: SpeechLanguag
     drawn = pick(scores).bincount(minlength=4) / 4000
     assert drawn[2:].sum() == 0, "0.5 and 0.3 are the fewest that reach 0.7"
     assert float(drawn[0]) == pytest.approx(0.5 / 0.8, abs=0.03)
-    prompt = model.builder.prompt_tts("What", "en")
+    prompt = model.builder.prompt_tts("What")
     draw = lambda seed: list(model.stream(prompt, "text", 12, Sampling(1.0, 1.0, seed)))  # noqa: E731
     assert draw(1) == draw(1) != draw(2)
     for wrong in ({"top_p": 0.0}, {"top_p": 1.1}, {"temperature": 0.0}):
@@ -258,10 +258,10 @@ def test_mean_hidden_is_that_of_the_slice_whatever_the_padding(model: SpeechLang
 
 def test_prompts_tell_where_the_utterance_is(model: SpeechLanguageModel) -> None:
     builder = model.builder
-    prompt, where = builder.heard([3, 4, 5], "en")
-    assert prompt == builder.prompt_asr([3, 4, 5], "en")
+    prompt, where = builder.heard([3, 4, 5])
+    assert prompt == builder.prompt_asr([3, 4, 5])
     assert builder.parse_units(prompt[where]) == [3, 4, 5] and len(prompt[where]) == 3
     for text in ("What is the capital?", "法国的首都是哪里？", " x"):
-        prompt, where = builder.read(text, "en")
-        assert prompt == builder.prompt_tts(text, "en")
+        prompt, where = builder.read(text)
+        assert prompt == builder.prompt_tts(text)
         assert builder.decode(prompt[where]) == text

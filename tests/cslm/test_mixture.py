@@ -166,7 +166,7 @@ def test_spliced_words_and_excerpts_keep_text_and_units_together(
     spoken = {"text": [1], "of": [2], "q": [3, 4], "a": [3, 4], "b": [3, 4]}
     heard: set[str] = set()
     for sequence in mixture.pretrain({**NOTHING, "asr": 200.0}):
-        text = builder.parse_text([token for token in sequence.labels if token >= 0])
+        text = builder.decode([token for token in sequence.labels if token >= 0])
         expected = [unit for word in text.split() for unit in spoken[word]]
         assert builder.parse_units(sequence.input_ids) == expected, text
         heard.add(f"{sequence.language}: {text}")

@@ -47,14 +47,14 @@ def test_a_dialogue_reads_back_as_it_was_built(
 @given(UNIT_RUN, TEXT, LANGUAGE)
 def test_loss_is_on_the_assistants_tokens_only(builder, units, text, language) -> None:  # type: ignore[no-untyped-def]
     for sequence, prompt in (
-        (builder.asr(units, text, language), builder.prompt_asr(units, language)),
-        (builder.tts(text, units, language), builder.prompt_tts(text, language)),
-        (builder.mt(text, text, "en", language), builder.prompt_mt(text, "en", language)),
-        (builder.text(text, text, language), builder.prompt_text(text, language)),
+        (builder.asr(units, text, language), builder.prompt_asr(units)),
+        (builder.tts(text, units, language), builder.prompt_tts(text)),
+        (builder.mt(text, text, language), builder.prompt_mt(text, language)),
+        (builder.text(text, text, language), builder.prompt_text(text)),
     ):
         assert sequence.labels == [IGNORE] * len(prompt) + sequence.input_ids[len(prompt) :]
         assert sequence.input_ids[-1] == builder.end_id
-    assert builder.parse_text(builder.text_ids(text)) == text
+    assert builder.decode(builder.text_ids(text)) == text
     assert builder.parse_units(builder.speech_ids(units)) == units
 
 
@@ -163,7 +163,7 @@ def test_units_are_understood_as_the_token_that_they_speak_one_unit_later(builde
 
 def test_what_is_read_is_understood_as_itself(builder: SequenceBuilder) -> None:
     sequence = builder.reading(builder.text("the capital?", "法", "en"))
-    prompt = builder.prompt_text("the capital?", "en")
+    prompt = builder.prompt_text("the capital?")
     assert builder.decode(sequence.understood.values()) == "the capital?"
     assert all(prompt[place] == token for place, token in sequence.understood.items())
 

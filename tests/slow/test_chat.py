@@ -140,7 +140,7 @@ def test_a_recording_takes_the_place_of_an_earlier_text(browser: Page, recording
 
 
 def test_the_voice_that_is_chosen_is_heard(browser: Page, recording: Path, assistant: Assistant) -> None:
-    first, *others = assistant.voices("en")
+    first, *others = assistant.decoder.natives("en")
     other = others[-1]
     browser.locator("#question input[type=file]").set_input_files(recording)
     expect(browser.locator("#question audio, #question #waveform").first).to_be_attached(timeout=20_000)

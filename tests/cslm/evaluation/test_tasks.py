@@ -61,9 +61,7 @@ def _say(told: Told, dialogue: Dialogue, question: str, *chunks: Chunk) -> None:
 def test_transcripts(told: Told, evaluator: Evaluator, utterances: list[Utterance]) -> None:
     heard = ["what is the capitol of france", "Is it far?", "法国首都是哪里"]
     for utterance, text in zip(utterances, heard, strict=True):
-        told.tell(
-            told.builder.prompt_asr(list(utterance.units), utterance.language), told.tokenizer.encode(text)
-        )
+        told.tell(told.builder.prompt_asr(list(utterance.units)), told.tokenizer.encode(text))
     metrics = summary.transcription(evaluator.transcribe(utterances), RULES, seed=1)
     assert metrics["en"]["wer"] == pytest.approx(1 / 9)
     assert (metrics["en"]["n"], metrics["en"]["words"]) == (2, 9)
@@ -125,12 +123,12 @@ def test_a_question_asked_twice_is_one_utterance(
 def test_written_tasks(
     told: Told, evaluator: Evaluator, dialogues: list[Dialogue], translations: list[Translation]
 ) -> None:
-    told.tell(told.builder.prompt_text(dialogues[0].question, "en"), told.tokenizer.encode("it is paris"))
-    told.tell(told.builder.prompt_text(dialogues[2].question, "zh"), told.tokenizer.encode("不知道"))
+    told.tell(told.builder.prompt_text(dialogues[0].question), told.tokenizer.encode("it is paris"))
+    told.tell(told.builder.prompt_text(dialogues[2].question), told.tokenizer.encode("不知道"))
     metrics = summary.text_instruction(evaluator.answer_written([dialogues[0], dialogues[2]]))
     assert (metrics["en"]["exact_match"], metrics["zh"]["exact_match"]) == (1, 0)
     item = translations[0]
-    told.tell(told.builder.prompt_mt(item.source, "en", "zh"), told.tokenizer.encode(item.target))
+    told.tell(told.builder.prompt_mt(item.source, "zh"), told.tokenizer.encode(item.target))
     assert summary.translation(evaluator.translate(translations), RULES)["en_zh"] == {
         "bleu": pytest.approx(100),
         "n": 1,
@@ -139,6 +137,6 @@ def test_written_tasks(
 
 def test_a_runaway_answer_is_cut(told: Told, evaluator: Evaluator, utterances: list[Utterance]) -> None:
     utterance = utterances[1]
-    told.tell(told.builder.prompt_asr(list(utterance.units), "en"), told.tokenizer.encode("far " * 500))
+    told.tell(told.builder.prompt_asr(list(utterance.units)), told.tokenizer.encode("far " * 500))
     (transcript,) = evaluator.transcribe([utterance])
     assert len(transcript.text.split()) < 40
