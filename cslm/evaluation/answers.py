@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from cslm.evaluation.normalization import LanguageRules, script_tokens
+from cslm.evaluation.normalization import LanguageRules
 from cslm.languages import language_of
+from cslm.validation.text import script_tokens
 
 MIN_TARGET_SHARE = 0.5
 

@@ -20,10 +20,8 @@ from opencc import OpenCC
 from whisper_normalizer.basic import BasicTextNormalizer
 from whisper_normalizer.english import EnglishTextNormalizer
 
-from cslm.validation.text import SCRIPTS
+from cslm.validation.text import SCRIPTS, UNSPACED, script_tokens
 
-UNSPACED = frozenset({"CJK", "BOPOMOFO", "HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA", "THAI"})
-"""Scripts without spaces between words: errors are counted by character."""
 MIN_SHARE = 0.2
 """Share of the reference tokens from which a script counts as one of an unknown language."""
 NUMBER = re.compile(r"(?<![A-Za-z\d.])(\d+(?:\.\d+)?)(%?)(年?)", re.ASCII)
@@ -72,18 +70,6 @@ def rules_for(language: str, references: Iterable[str] = ()) -> LanguageRules:
     return LanguageRules(language, scripts, by_character, normalize, DIGIT_NORMALIZERS.get(language))
 
 
-def script_tokens(text: str) -> list[str]:
-    """Script of each word: a letter of an unspaced script is a word, as is a run of letters of any other."""
-    tokens: list[str] = []
-    previous = ""
-    for character in unicodedata.normalize("NFKC", text):
-        script = _script(character)
-        if script in UNSPACED or script != previous:
-            tokens.append(script)
-        previous = script
-    return [script for script in tokens if script]
-
-
 def _words(text: str) -> list[str]:
     """Words with a letter or digit; Whisper's normalizer leaves a lone `..` or `%`."""
     return [word for word in text.split() if any(map(str.isalnum, word))]
@@ -93,11 +79,6 @@ def _scripts_of(texts: Iterable[str]) -> frozenset[str]:
     counts = Counter(script for text in texts for script in script_tokens(text))
     common = frozenset(script for script, count in counts.items() if count >= MIN_SHARE * counts.total())
     return common or frozenset({"LATIN"})
-
-
-@lru_cache(maxsize=65_536)
-def _script(character: str) -> str:
-    return unicodedata.name(character, "").split(" ")[0] if character.isalpha() else ""
 
 
 def _chinese(text: str) -> str:

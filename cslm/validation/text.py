@@ -5,41 +5,10 @@ from __future__ import annotations
 import hashlib
 import unicodedata
 from functools import lru_cache
-from itertools import pairwise
 
-LATIN = ("LATIN",)
 LATIN_LANGUAGES = "en de fr es it pt nl pl cs sv da fi no hu ro tr vi id ca hr sk sl et lv lt"
 SCRIPTS: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(
-        [
-            "en",
-            "de",
-            "fr",
-            "es",
-            "it",
-            "pt",
-            "nl",
-            "pl",
-            "cs",
-            "sv",
-            "da",
-            "fi",
-            "no",
-            "hu",
-            "ro",
-            "tr",
-            "vi",
-            "id",
-            "ca",
-            "hr",
-            "sk",
-            "sl",
-            "et",
-            "lv",
-            "lt",
-        ],
-        LATIN,
-    ),
+    **dict.fromkeys(LATIN_LANGUAGES.split(), ("LATIN",)),
     "zh": ("CJK", "BOPOMOFO"),
     "yue": ("CJK",),
     "ja": ("CJK", "HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA"),
@@ -56,7 +25,8 @@ SCRIPTS: dict[str, tuple[str, ...]] = {
     "th": ("THAI",),
 }
 """Scripts of each language: the first word of the letters' Unicode names."""
-UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "THAI")
+UNSPACED = frozenset({"CJK", "BOPOMOFO", "HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA", "THAI"})
+"""Scripts without spaces between words."""
 JOINERS = "\u200c\u200d"
 """Zero-width (non-)joiners are part of spelling in Persian and Hindi."""
 LAYOUT = "\n\t"
@@ -73,21 +43,27 @@ def script_share(text: str, language: str) -> float:
 
     A word of an alphabet counts as one, like a Chinese character: "我用 iPhone 手机" is four fifths Chinese.
     """
-    scripts = SCRIPTS.get(language)
-    written = [_script(letter) if letter.isalpha() else "" for letter in text]
-    words = [
-        script
-        for before, script in pairwise(["", *written])
-        if script and (script != before or script in UNSPACED)
-    ]
+    scripts, words = SCRIPTS.get(language), script_tokens(text)
     if scripts is None or not words:
         return 1.0
     return sum(script in scripts for script in words) / len(words)
 
 
+def script_tokens(text: str) -> list[str]:
+    """Script of each word: a letter of an unspaced script is a word, as is a run of letters of any other."""
+    tokens: list[str] = []
+    previous = ""
+    for character in unicodedata.normalize("NFKC", text):
+        script = _script(character)
+        if script in UNSPACED or script != previous:
+            tokens.append(script)
+        previous = script
+    return [script for script in tokens if script]
+
+
 @lru_cache(maxsize=65_536)
-def _script(letter: str) -> str:
-    return unicodedata.name(unicodedata.normalize("NFKC", letter)[0], "").split(" ")[0]
+def _script(character: str) -> str:
+    return unicodedata.name(character, "").split(" ")[0] if character.isalpha() else ""
 
 
 def control_characters(text: str, spoken: bool = True) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from cslm.evaluation.normalization import rules_for, script_tokens
+from cslm.evaluation.normalization import rules_for
+from cslm.validation.text import script_tokens
 
 
 @pytest.mark.parametrize(
