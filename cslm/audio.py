@@ -77,11 +77,11 @@ class _Nameless:
         self.readinto, self.read, self.seek, self.tell = stream.readinto, stream.read, stream.seek, stream.tell
 
 
-def resample(samples: Samples, rate: int, target: int = SAMPLE_RATE) -> Samples:
-    """Resample (samples,) with soxr at high quality; the same array if the rates are equal."""
-    if rate == target:
+def resample(samples: Samples, rate: int) -> Samples:
+    """Resample (samples,) to 16 kHz with soxr at high quality; the same array if that is its rate."""
+    if rate == SAMPLE_RATE:
         return samples
-    return np.asarray(soxr.resample(samples, rate, target), np.float32)
+    return np.asarray(soxr.resample(samples, rate, SAMPLE_RATE), np.float32)
 
 
 def change_speed(samples: Samples, speed: float) -> Samples:
@@ -89,32 +89,23 @@ def change_speed(samples: Samples, speed: float) -> Samples:
     return resample(samples, round(SAMPLE_RATE * speed))
 
 
-def encode_opus(samples: Samples, rate: int = SAMPLE_RATE) -> bytes:
+def encode_opus(samples: Samples) -> bytes:
     """Ogg Opus file of (samples,) at about 21 kbit/s. Samples over full scale are scaled down, not clipped."""
-    peak = float(np.abs(samples).max(initial=0.0))
-    buffer = io.BytesIO()
-    soundfile.write(
-        buffer,
-        samples / max(1.0, peak),
-        rate,
-        format="OGG",
-        subtype="OPUS",
-        compression_level=OPUS_COMPRESSION,
-    )
-    return buffer.getvalue()
+    return _encode(samples, format="OGG", subtype="OPUS", compression_level=OPUS_COMPRESSION)
 
 
-def encode_flac(samples: Samples, rate: int = SAMPLE_RATE) -> bytes:
+def encode_flac(samples: Samples) -> bytes:
     """Lossless 16-bit FLAC file of (samples,). Samples over full scale are scaled down, not clipped."""
-    peak = float(np.abs(samples).max(initial=0.0))
-    buffer = io.BytesIO()
-    soundfile.write(buffer, samples / max(1.0, peak), rate, format="FLAC", subtype="PCM_16")
-    return buffer.getvalue()
+    return _encode(samples, format="FLAC", subtype="PCM_16")
 
 
-def encode_wav(samples: Samples, rate: int = SAMPLE_RATE) -> bytes:
+def encode_wav(samples: Samples) -> bytes:
     """16-bit WAV file of (samples,). Samples over full scale are scaled down, not clipped."""
+    return _encode(samples, format="WAV", subtype="PCM_16")
+
+
+def _encode(samples: Samples, **kind: Any) -> bytes:
     peak = float(np.abs(samples).max(initial=0.0))
     buffer = io.BytesIO()
-    soundfile.write(buffer, samples / max(1.0, peak), rate, format="WAV", subtype="PCM_16")
+    soundfile.write(buffer, samples / max(1.0, peak), SAMPLE_RATE, **kind)
     return buffer.getvalue()

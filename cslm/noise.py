@@ -17,6 +17,8 @@ from typing import TypeVar
 Word = TypeVar("Word")
 OPENING = 4
 """Words of a foreign opening, at most."""
+LONGEST_SALAD = 8
+"""Words to be repeated, at most."""
 
 
 def disturb(words: Sequence[Word], opening: Sequence[Word], share: float, rng: random.Random) -> list[Word]:
@@ -30,9 +32,9 @@ def disturb(words: Sequence[Word], opening: Sequence[Word], share: float, rng: r
     return kept
 
 
-def salad(vocabulary: Sequence[str], rng: random.Random, longest: int = 8) -> str:
+def salad(vocabulary: Sequence[str], rng: random.Random) -> str:
     """A few words in any order, of one or more, to be repeated: nobody can know them by heart."""
-    return "".join(rng.choices(vocabulary, k=rng.randint(2, longest))).strip()
+    return "".join(rng.choices(vocabulary, k=rng.randint(2, LONGEST_SALAD))).strip()
 
 
 def openings(sentences: Iterable[Sequence[Word]]) -> list[tuple[Word, ...]]:

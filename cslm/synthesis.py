@@ -34,7 +34,6 @@ class Kokoro:
     """A folder with `model.onnx`, `vocab.json` and `voices/NAME.bin` (float32, (510, 1, 256))."""
 
     folder: Path
-    threads: int = 1
 
     def speak(self, text: str, language: str, voice: str, speed: float = 1.0) -> npt.NDArray[np.float32]:
         """Speak one sentence: mono float32 samples in [-1, 1] at `SAMPLE_RATE`, silence trimmed.
@@ -86,7 +85,7 @@ class Kokoro:
     @cached_property
     def _session(self) -> ort.InferenceSession:
         options = ort.SessionOptions()
-        options.intra_op_num_threads = self.threads
+        options.intra_op_num_threads = 1  # processes share the cores (components.synthesize)
         return ort.InferenceSession(
             str(self.folder / "model.onnx"), options, providers=["CPUExecutionProvider"]
         )

@@ -6,13 +6,11 @@ import io
 from collections.abc import Mapping
 
 import matplotlib
-
-matplotlib.use("Agg")
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import PercentFormatter
 
 from components.ablations.comparison import SHOWN, Figure, change
-from components.evaluate.plots import INK, QUIET, RULE, STYLE
+from components.evaluate.plots import INK, QUIET, STYLE, calm
 
 COLUMNS = 4
 COLORS = {1: "#2b6a73", 0: "#8a97a3", -1: "#b4532a"}
@@ -43,10 +41,7 @@ def draw(measured: Mapping[str, Mapping[str, Figure]], titles: Mapping[str, str]
             axes.locator_params(axis="x", nbins=4)
             if not figure.startswith("first_unit"):
                 axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=None))
-            axes.spines[["top", "right", "left"]].set_visible(False)
-            axes.grid(axis="x", color=RULE, linewidth=0.8)
-            axes.set_axisbelow(True)
-            axes.tick_params(length=0)
+            calm(axes)
         for axes in grid[len(SHOWN) :]:
             axes.set_visible(False)
         buffer = io.BytesIO()

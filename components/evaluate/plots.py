@@ -10,8 +10,6 @@ from typing import Any
 
 import matplotlib
 import torch
-
-matplotlib.use("Agg")
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
@@ -76,7 +74,7 @@ def rates(points: Sequence[Rate], targets: Mapping[str, float]) -> str:
         axes.set_xlim(left=0)
         axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=None))
         axes.legend(frameon=False, ncols=len(series), loc="lower left", bbox_to_anchor=(0, 1))
-        _calm(axes)
+        calm(axes)
         return _embed(figure)
 
 
@@ -100,7 +98,7 @@ def latency(measured: Mapping[str, Any]) -> str:
             axes.set_xlim(0, max(values) * 1.4)
             axes.set_xticks([])
             axes.set_ylim(1.5, -0.5)
-            _calm(axes)
+            calm(axes)
         return _embed(figure)
 
 
@@ -122,7 +120,7 @@ def waterfall(timing: Timing) -> str:
         axes.set_ylim(3.5, -1)
         axes.set_xlim(left=0)
         axes.set_xlabel("seconds after the question")
-        _calm(axes)
+        calm(axes)
         return _embed(figure)
 
 
@@ -151,7 +149,8 @@ def spectrograms(sounds: Mapping[str, Samples]) -> str:
         return _embed(figure)
 
 
-def _calm(axes: Axes) -> None:
+def calm(axes: Axes) -> None:
+    """Hold back everything but the data and the lines to read it by."""
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.grid(axis="x", color=RULE, linewidth=0.8)
     axes.set_axisbelow(True)

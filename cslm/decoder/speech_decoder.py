@@ -23,7 +23,7 @@ from torch import nn
 from cslm.audio import Samples
 from cslm.decoder.durations import DurationPredictor, DurationStream
 from cslm.decoder.flow import FeatureStream, FlowMatching
-from cslm.decoder.vocoder import HifiGanVocoder, SourceFilterVocoder, load_vocoder
+from cslm.decoder.vocoder import Vocoder, load_vocoder
 from cslm.decoder.weights import load_weights, save_weights
 
 STEPS = 6
@@ -58,7 +58,7 @@ class DecoderConfig:
 class SpeechDecoder(nn.Module):
     """Merged units in, samples out."""
 
-    def __init__(self, config: DecoderConfig, vocoder: SourceFilterVocoder | HifiGanVocoder) -> None:
+    def __init__(self, config: DecoderConfig, vocoder: Vocoder) -> None:
         super().__init__()
         self.config = config
         self.voices = list(config.voices)

@@ -20,7 +20,7 @@ from cslm.decoder.discriminators import Discriminators
 from cslm.decoder.durations import DurationPredictor
 from cslm.decoder.flow import FlowMatching
 from cslm.decoder.mel import BINS, HOP, log_mel
-from cslm.decoder.vocoder import HifiGanVocoder, SourceFilterVocoder
+from cslm.decoder.vocoder import Vocoder
 from cslm.loop import Checkpoint, begin_step
 from cslm.optimizer import MuonAdamW
 from cslm.precision import half_precision
@@ -121,7 +121,7 @@ def _pad(rows: Sequence[Merged]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def train_vocoder(
-    vocoder: SourceFilterVocoder | HifiGanVocoder,
+    vocoder: Vocoder,
     corpus: SpeechFile,
     recipe: Recipe,
     adversarial_after: int,

@@ -45,22 +45,6 @@ class VocoderStream(Protocol):
         """The rest: 256 samples a frame in all."""
 
 
-class Vocoder(Protocol):
-    """What both kinds can do."""
-
-    mean: Tensor
-    scale: Tensor
-
-    def __call__(self, features: Tensor) -> Tensor:
-        """Features (B, M, 82) -> samples (B, 256 M)."""
-
-    def stream(self) -> VocoderStream:
-        """Begin an answer."""
-
-    def save(self, folder: Path) -> None:
-        """Write config.json and model.safetensors."""
-
-
 class SourceFilterVocoder(nn.Module):
     """Filters pulses at the speaker's pitch, and noise, window by window; overlap and add make samples."""
 
@@ -208,7 +192,10 @@ class _HifiGanStream:
         return samples
 
 
-def load_vocoder(folder: Path) -> SourceFilterVocoder | HifiGanVocoder:
+Vocoder = SourceFilterVocoder | HifiGanVocoder
+
+
+def load_vocoder(folder: Path) -> Vocoder:
     """Open a vocoder of either kind.
 
     Raises:
