@@ -38,7 +38,7 @@ CUT = "…"
 HALF = "\ufffd"
 """What the end of a text is decoded to where the rest of a character is in a token to come."""
 REMEMBERED_TOKENS = 256
-"""Of earlier turns, by default: with a question and its answer they fill the 512 of the sample model."""
+"""Of earlier turns, by default: half of what the sample model has learnt to read at once."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,10 @@ Event = Heard | Text | Speech | Refused
 
 @dataclass
 class History:
-    """The earlier turns of one talk, as tokens; the oldest are forgotten where they are more than `longest`."""
+    """The earlier turns of one talk, as tokens; the oldest are forgotten where they are more than `longest`.
+
+    The last one stays, however long it is: an answer has room for what fits (`fitting`).
+    """
 
     longest: int = REMEMBERED_TOKENS
     turns: list[list[int]] = field(default_factory=list)
@@ -83,7 +86,7 @@ class History:
     def add(self, turn: list[int]) -> None:
         """Remember a question with its answer."""
         self.turns.append(turn)
-        while sum(map(len, self.turns)) > self.longest:
+        while len(self.turns) > 1 and sum(map(len, self.turns)) > self.longest:
             self.turns.pop(0)
 
     def fitting(self, room: int) -> list[list[int]]:

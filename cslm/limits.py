@@ -9,8 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cslm.generation import SpeechLanguageModel
-from cslm.questions import LONGEST_TOKENS, NoQuestion
+from cslm.questions import NoQuestion
 from cslm.units import FRAMES_PER_SECOND
+
+LONGEST_TOKENS = 150
+"""Tokens that a written question may have at least."""
 
 
 def longest_units(model: SpeechLanguageModel) -> int:
@@ -40,8 +43,11 @@ def check_written(text: str, model: SpeechLanguageModel, language: str | None) -
     """A written question that is to be answered in `language`.
 
     Raises:
-        NoQuestion: it has no letter and no digit, no Unicode characters, or more than `LONGEST_TOKENS` tokens.
+        NoQuestion: it has no letter and no digit, or no Unicode characters; or more tokens than a quarter of
+            what the model has learnt at once, and than `LONGEST_TOKENS`.
     """
     writable = not any("\ud800" <= character <= "\udfff" for character in text)  # half of a pair, in JSON
-    if not (writable and any(map(str.isalnum, text)) and len(model.builder.text_ids(text)) <= LONGEST_TOKENS):
+    if not (writable and any(map(str.isalnum, text))):
         raise NoQuestion.because("unwritten", language)
+    if len(model.builder.text_ids(text)) > max(LONGEST_TOKENS, model.longest // 4):
+        raise NoQuestion.because("wordy", language)

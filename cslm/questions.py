@@ -16,8 +16,6 @@ from cslm.tokenizer import Tokenizer
 from cslm.units import merge_runs
 
 SHORTEST_S, LONGEST_S = 0.3, 30.0
-LONGEST_TOKENS = 150
-"""Tokens of a written question."""
 QUIETEST_DB = -50.0
 SHORTEST_SPEECH_MS, SHORTEST_PAUSE_MS = 250, 100
 """A stretch of speech is a question; of noise, tones and melodies Silero takes at most 0.1 s for speech."""
@@ -31,14 +29,16 @@ REFUSALS = {
         "long": "The question is too long for me: please ask in at most {seconds} seconds.",
         "silent": "I heard only silence. Is the microphone on?",
         "noise": "I heard sound, but no speech. Please ask again.",
-        "unwritten": "Please write a question, of at most a hundred words.",
+        "unwritten": "Please write a question.",
+        "wordy": "The question is too long for me: please ask in fewer words.",
     },
     "zh": {
         "empty": "我什么都没听到，录音是空的，或者不到零点三秒。",
         "long": "这个问题太长了，请在{seconds}秒之内提问。",
         "silent": "我只听到一片寂静，麦克风打开了吗？",
         "noise": "我听到了声音，但没有听到人说话，请再说一遍。",
-        "unwritten": "请写一个问题，最多一百个词。",
+        "unwritten": "请写一个问题。",
+        "wordy": "这个问题太长了，请用更少的字提问。",
     },
 }
 
@@ -52,8 +52,10 @@ class NoQuestion(ValueError):
         return cls(REFUSALS.get(language or "en", REFUSALS["en"])[reason].format(seconds=seconds))
 
 
-def read_recording(source: bytes | Path) -> Samples:
+def read_recording(source: bytes | Path, language: str | None = None, longest_s: float = LONGEST_S) -> Samples:
     """Samples (n,) at 16 kHz of an audio file.
+
+    A file of hours is refused unread; the person who asked is told `longest_s`, in `language`, as by `hear`.
 
     Raises:
         NoQuestion: it cannot be used as a recording.
@@ -61,11 +63,9 @@ def read_recording(source: bytes | Path) -> Samples:
     try:
         return decode(source, 10 * LONGEST_S)
     except TooLong as error:
-        raise NoQuestion.because("long", None, int(LONGEST_S)) from error
+        raise NoQuestion.because("long", language, int(min(longest_s, LONGEST_S))) from error
     except BadAudio as error:
-        raise NoQuestion(
-            f"This recording cannot be used: {error}. Allowed: WAV, FLAC, MP3 or Ogg, up to 30 s."
-        ) from error
+        raise NoQuestion(f"This recording cannot be used: {error}. Allowed: WAV, FLAC, MP3 or Ogg.") from error
 
 
 def hear(

@@ -22,7 +22,7 @@ from cslm.questions import NoQuestion, read_recording
 
 
 def main(
-    question: Annotated[Path, typer.Argument(help="WAV, FLAC, MP3 or Ogg, up to 30 s")],
+    question: Annotated[Path, typer.Argument(help="WAV, FLAC, MP3 or Ogg, of up to 30 s")],
     out: Annotated[Path, typer.Option("--out", "-o", help="where to write the answer (WAV)")],
     answer_language: Annotated[str | None, typer.Option(help="the question's, if not given")] = None,
     voice: Annotated[str | None, typer.Option(help="the first of the language, if not given")] = None,
@@ -36,7 +36,7 @@ def main(
     """Answer a spoken question."""
     check_place(out)
     try:
-        samples = read_recording(question)
+        samples = read_recording(question, answer_language)
     except NoQuestion as error:
         raise SystemExit(f"{question}: {error}") from None
     except OSError as error:

@@ -25,6 +25,7 @@ import numpy.typing as npt
 from components.chat.units import strip
 from cslm.audio import SAMPLE_RATE, Samples
 from cslm.conversation import Assistant, Event, Heard, History, Refused, Speech, Text
+from cslm.limits import longest_s
 from cslm.prompts import LANGUAGE_NAMES
 from cslm.questions import NoQuestion, read_recording
 
@@ -53,7 +54,7 @@ View = tuple[Turns, list[str], list[list[str]], str, Whole]
 class Visit:
     """What the server knows of a visitor: the conversation, its turns as shown, how many wishes there were."""
 
-    history: History = field(default_factory=History)
+    history: History
     turns: Turns = field(default_factory=list)
     wishes: int = 0
 
@@ -68,7 +69,7 @@ class Visit:
 
     def forget(self) -> int:
         """The wish to begin anew."""
-        self.history, self.turns = History(), []
+        self.history, self.turns = History(self.history.longest), []
         return self.wish()
 
 
@@ -109,7 +110,8 @@ def build(assistant: Assistant, title: str) -> gr.Blocks:
         pieces = gr.Textbox(visible="hidden", elem_id="pieces")
         pieces.change(None, pieces, js="(value) => window.cslm.play(value)")
 
-        visit, asked, forgotten = gr.State(Visit()), gr.State(0), gr.State(0)
+        talked = History(assistant.model.longest // 2)  # the other half is the question's and its answer's
+        visit, asked, forgotten = gr.State(Visit(talked)), gr.State(0), gr.State(0)
 
         def respond(
             path: str | None,
@@ -227,7 +229,7 @@ def _events(
         yield from assistant.answer_written(written, language, voice, history)
         return
     try:
-        samples = read_recording(Path(path))
+        samples = read_recording(Path(path), language, longest_s(assistant.model))
     except NoQuestion as reason:
         yield Refused(str(reason))
         return

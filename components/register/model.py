@@ -127,7 +127,8 @@ class Dialogue(PythonModel):
                 raise NoQuestion(f"text must be a string, not {type(text).__name__}")
             check_written(text, self.model, language or language_of(text, self.languages))
             return Question(row, None, text.strip(), language, voice)
-        units = hear(read_recording(_bytes(audio)), self.tokenizer, language, longest_s(self.model))
+        longest = longest_s(self.model)
+        units = hear(read_recording(_bytes(audio), language, longest), self.tokenizer, language, longest)
         check_spoken(units, self.model, language)
         return Question(row, units, "", language, voice)
 

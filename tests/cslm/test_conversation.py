@@ -164,6 +164,13 @@ def test_earlier_turns_are_seen_and_the_oldest_forgotten(
     assert len(history.turns) == 1
 
 
+def test_a_turn_that_is_longer_than_what_is_remembered_is_not_forgotten_at_once() -> None:
+    history = History(longest=10)
+    for turn in ([1] * 6, [2] * 4, [3] * 12):
+        history.add(turn)
+    assert history.turns == [[3] * 12]
+
+
 def test_earlier_turns_leave_room_for_question_and_answer(
     talkative: Assistant, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cslm.audio import SAMPLE_RATE, Samples, decode
+from cslm.audio import SAMPLE_RATE, Samples, decode, encode_wav
 from cslm.evaluation.error_rates import count_errors
 from cslm.evaluation.normalization import rules_for
 from cslm.generation import SpeechLanguageModel
@@ -132,6 +132,12 @@ def test_reasons_are_in_the_language_of_the_answer_or_in_english(tokenizer: Spee
     for language, words in ((None, "silence"), ("fr", "silence"), ("zh", "寂静")):
         with pytest.raises(NoQuestion, match=words):
             hear(silence, tokenizer, language)
+
+
+def test_of_a_long_recording_is_told_how_long_a_question_may_be() -> None:
+    long = encode_wav(np.zeros(400 * SAMPLE_RATE, np.float32))
+    with pytest.raises(NoQuestion, match="请在9秒之内提问"):
+        read_recording(long, "zh", 9.0)
 
 
 def test_what_is_no_recording_says_what_is_allowed() -> None:
