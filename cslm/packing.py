@@ -112,23 +112,7 @@ def pack(
                     manifest.tasks.append(task)
             yield sequence
 
-    shard: list[npt.NDArray[np.int32]] = []
-    checks = array("I")
-    shards = most = 0
-
-    def flush() -> None:
-        nonlocal shards
-        if not shard:
-            return
-        path = folder / f"rows-{shards:05d}.npy"
-        np.save(path, np.stack(shard))
-        if store is not None:
-            manifest.shards.append(store.put(path, len(shard), shard[0].nbytes))
-            checks.extend(zlib.crc32(row.tobytes()) for row in shard)
-            path.unlink()
-        shards += 1
-        shard.clear()
-
+    shards, most = _Shards(folder, store), 0
     with (folder / TOO_LONG).open("w", encoding="utf-8") as left_out:
         stream = fitting(left_out)
         waiting: list[Sequence] = []
@@ -145,13 +129,9 @@ def pack(
                 losses = int((packed[[1, 4]] != IGNORE).sum())  # labels, and what is understood
                 if losses > most:
                     most, manifest.heaviest_row = losses, manifest.rows
-                shard.append(packed)
+                shards.write(packed)
                 manifest.rows += 1
-                if len(shard) == ROWS_PER_SHARD:
-                    flush()
-    flush()
-    if store is not None:
-        np.save(folder / CHECKS, np.array(checks, np.uint32))
+    manifest.shards = shards.finish()
     manifest.tokens = sum(tokens.values())
     manifest.sequences, manifest.task_tokens = dict(counts), dict(tokens)
     manifest.too_long = dict(too_long)
@@ -161,6 +141,41 @@ def pack(
         )
     (folder / "manifest.json").write_text(json.dumps(asdict(manifest), indent=1) + "\n", "utf-8")
     return manifest
+
+
+class _Shards:
+    """Writes rows to files of `ROWS_PER_SHARD` in a folder, or through it to a store."""
+
+    def __init__(self, folder: Path, store: RowStore | None) -> None:
+        self._folder, self._store = folder, store
+        self._rows: list[npt.NDArray[np.int32]] = []
+        self._checks = array("I")
+        self._full = 0
+        self._brought: list[Shard] = []
+
+    def write(self, row: npt.NDArray[np.int32]) -> None:
+        """Add one row (5, length)."""
+        self._rows.append(row)
+        if len(self._rows) == ROWS_PER_SHARD:
+            self._flush()
+
+    def finish(self) -> list[Shard]:
+        """Write the last rows, and the checks of all if they are in a store; its shards, in order."""
+        if self._rows:
+            self._flush()
+        if self._store is not None:
+            np.save(self._folder / CHECKS, np.array(self._checks, np.uint32))
+        return self._brought
+
+    def _flush(self) -> None:
+        path = self._folder / f"rows-{self._full:05d}.npy"
+        np.save(path, np.stack(self._rows))
+        if self._store is not None:
+            self._brought.append(self._store.put(path, len(self._rows), self._rows[0].nbytes))
+            self._checks.extend(zlib.crc32(row.tobytes()) for row in self._rows)
+            path.unlink()
+        self._full += 1
+        self._rows.clear()
 
 
 def fill_rows(lengths: SequenceOf[int], capacity: int, seed: int) -> list[list[int]]:
