@@ -83,10 +83,10 @@ def main() -> None:
         )
         marks = _marks(evaluator, results["test"].answers, settings)
         metrics = summary.merge(summary.merge(metrics, heard), marks)
+        stage.log_metrics(metrics)  # first: a report that cannot be written does not cost them
         with stage.output(REPORT) as folder:
             write_report(folder, metrics, results, speech, rules, settings)
         mlflow.log_artifacts(str(REPORT), "evaluation")
-        stage.log_metrics(metrics)
 
 
 def parts(items: HeldOut) -> dict[str, str]:

@@ -239,6 +239,16 @@ def test_questions_without_their_speech_are_told_of(project: Path, capsys: pytes
     assert notes[:1] == ["note: dev: 2 questions are not asked, as their speech is not there"]
 
 
+@pytest.mark.usefixtures("offline")
+def test_a_report_that_cannot_be_written_does_not_cost_the_figures(project: Path) -> None:
+    (project / "report").write_text("a file where the folder should be")
+    with pytest.raises(NotADirectoryError):
+        main()
+    run = mlflow.last_active_run()
+    assert run is not None and run.info.status == "FAILED"
+    assert {"asr.en.wer", "conversation.zh.exact_match"} <= run.data.metrics.keys()
+
+
 def test_a_missing_checkpoint_is_told(project: Path) -> None:
     (project / "work/model/config.json").unlink()
     with pytest.raises(SystemExit, match=r"work/model is no checkpoint.*finetune"):

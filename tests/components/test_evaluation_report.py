@@ -53,6 +53,18 @@ def test_the_report_shows_what_was_said_and_escapes_it(tmp_path: Path) -> None:
     assert "It is not far." in page
 
 
+def test_the_first_unit_is_timed_where_nothing_can_be_heard(tmp_path: Path) -> None:
+    chain = {"tokens": 1.0, "seconds": 1.0, "chunk_seconds": 1.0}
+    ratios = dict.fromkeys(("speedup_over_full_chain", "token_speedup", "chunk_speedup"), 2.0)
+    latency = {"n": 2, "silent": 0, "interleaved": chain, "full_chain": chain, **ratios}
+    results = {"test": SplitResults([], [_answer("far-0", ("en", "en"), "It is far.", True)])}
+    settings = Settings.model_validate(PARAMS)
+    write_report(tmp_path, {"latency": latency}, results, SpeechResults(), RULES, settings)
+    page = (tmp_path / "index.html").read_text("utf-8")
+    assert "<strong>2.00 times</strong> sooner" in page
+    assert "left out of the figures of sound" not in page
+
+
 def test_the_right_answer_is_heard_beside_that_of_the_model(tmp_path: Path) -> None:
     errors = count_errors("Is it far?", "is it far", RULES["en"])
     heard = []
