@@ -6,8 +6,9 @@ memory holds one row group, whatever the size of the corpus.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pyarrow as pa
@@ -94,13 +95,19 @@ class ShardWriter:
 
 
 def read_rows(
-    folder: Path, columns: list[str] | None = None, splits: Iterable[str] | None = None
+    folder: Path,
+    columns: list[str] | None = None,
+    splits: Iterable[str] | None = None,
+    ids: Iterable[str] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Stream the rows of all shards of `folder`, in order of file name.
 
+    Of rows that are not wanted no sound is read, unless a wanted one is in the same row group.
+
     Args:
-        columns: only these fields (all by default).
+        columns: only these fields, and those that are asked for below (all by default).
         splits: only rows whose `split` is one of these (all by default).
+        ids: only rows whose `id` is one of these (all by default).
 
     Raises:
         FileNotFoundError: the folder has no `*.parquet`.
@@ -108,16 +115,31 @@ def read_rows(
     paths = sorted(folder.glob("*.parquet"))
     if not paths:
         raise FileNotFoundError(f"{folder}: no shards (*.parquet) there; run the stage that writes them")
-    wanted = set(splits) if splits is not None else None
-    read = columns if columns is None or wanted is None else [*dict.fromkeys([*columns, "split"])]
+    wanted = {
+        name: frozenset(values) for name, values in (("split", splits), ("id", ids)) if values is not None
+    }
+    if not all(wanted.values()):
+        return
+    read = None if columns is None else [*dict.fromkeys([*columns, *wanted])]
     for path in paths:
-        for row in read_shard(path, read):
-            if wanted is None or row["split"] in wanted:
-                yield row
+        yield from read_shard(path, read, wanted)
 
 
-def read_shard(path: Path, columns: list[str] | None = None) -> Iterator[dict[str, Any]]:
-    """Stream the rows of one shard; only the fields `columns`, or all."""
+def read_shard(
+    path: Path, columns: list[str] | None = None, wanted: Mapping[str, Container[str]] = MappingProxyType({})
+) -> Iterator[dict[str, Any]]:
+    """Stream the rows of one shard; only the fields `columns`, or all.
+
+    Args:
+        wanted: field -> values that rows must have one of; `columns` names these fields too.
+    """
+
+    def is_wanted(row: Mapping[str, Any]) -> bool:
+        return all(row[name] in values for name, values in wanted.items())
+
     with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(ROWS_PER_GROUP, columns=columns):
-            yield from batch.to_pylist()
+        for group in range(file.num_row_groups):
+            if wanted and not any(map(is_wanted, file.read_row_group(group, [*wanted]).to_pylist())):
+                continue
+            for batch in file.iter_batches(ROWS_PER_GROUP, row_groups=[group], columns=columns):
+                yield from filter(is_wanted, batch.to_pylist())

@@ -15,6 +15,7 @@ import functools
 import hashlib
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,11 @@ def main() -> None:
         rules = _rules(list(splits.values()), settings.languages)
         model, options = SpeechLanguageModel.load(MODEL), settings.evaluate
         evaluator = Evaluator(model, rules, options.batch_size, _Progress(), options.chain)
-        metrics: dict[str, Any] = {"test_set": fingerprint(splits["test"]), "test_parts": parts(splits["test"])}
+        sounds = recording_hashes(splits["test"])
+        metrics: dict[str, Any] = {
+            "test_set": fingerprint(splits["test"], sounds),
+            "test_parts": parts(splits["test"], sounds),
+        }
         results: dict[str, SplitResults] = {}
         for split, items in splits.items():
             numbers, results[split] = evaluate(evaluator, items, settings)
@@ -89,7 +94,14 @@ def main() -> None:
         mlflow.log_artifacts(str(REPORT), "evaluation")
 
 
-def parts(items: HeldOut) -> dict[str, str]:
+def recording_hashes(items: HeldOut) -> dict[str, str]:
+    """SHA-256 of the recording of each utterance, by id."""
+    ids = [utterance.id for utterance in items.utterances]
+    rows = read_rows(ACCEPTED / "utterances", ["id", "audio"], [items.split], ids)
+    return {row["id"]: hashlib.sha256(row["audio"]).hexdigest() for row in rows}
+
+
+def parts(items: HeldOut, sounds: Mapping[str, str]) -> dict[str, str]:
     """Fingerprint of each language and pair of languages: one that is added leaves those of the others."""
     split = items.split
     utterances = grouped(items.utterances, lambda item: item.language)
@@ -100,11 +112,15 @@ def parts(items: HeldOut) -> dict[str, str]:
         "_".join(pair): HeldOut(split, [], dialogues.get(pair, []), translations.get(pair, []))
         for pair in sorted({*dialogues, *translations})
     }
-    return {name: fingerprint(part) for name, part in (alone | together).items()}
+    return {name: fingerprint(part, sounds) for name, part in (alone | together).items()}
 
 
-def fingerprint(items: HeldOut) -> str:
-    """SHA-256 of all that the model is asked and should answer: figures of equal ones can be compared."""
+def fingerprint(items: HeldOut, sounds: Mapping[str, str]) -> str:
+    """SHA-256 of all that the model is asked and should answer: figures of equal ones can be compared.
+
+    Args:
+        sounds: what `recording_hashes` says of these items, or of more.
+    """
     asked = {utterance.id for utterance in items.utterances}
     digest = hashlib.sha256()
     everything: list[Utterance | Dialogue | Translation]
@@ -112,8 +128,7 @@ def fingerprint(items: HeldOut) -> str:
     for item in everything:
         facts = {name: value for name, value in asdict(item).items() if name not in UNASKED}
         digest.update(json.dumps(facts, sort_keys=True, ensure_ascii=False).encode())
-    rows = read_rows(ACCEPTED / "utterances", ["id", "audio"], [items.split])
-    for sound in sorted(hashlib.sha256(row["audio"]).hexdigest() for row in rows if row["id"] in asked):
+    for sound in sorted(sounds[name] for name in asked & sounds.keys()):
         digest.update(sound.encode())
     return digest.hexdigest()
 

@@ -152,9 +152,8 @@ def open_judges() -> tuple[Judges, dict[str, str]]:
 
 def _sounds(wanted: Iterable[str]) -> dict[str, tuple[Samples, str]]:
     """Recording and speaker of each utterance id."""
-    ids = set(wanted)
-    rows = read_rows(UTTERANCES, ["id", "audio", "speaker"])
-    return {row["id"]: (decode(row["audio"]), row["speaker"]) for row in rows if row["id"] in ids}
+    rows = read_rows(UTTERANCES, ["id", "audio", "speaker"], ids=wanted)
+    return {row["id"]: (decode(row["audio"]), row["speaker"]) for row in rows}
 
 
 def _recordings(
