@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.nn import functional
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+from cslm import generation
 from cslm.generation import Sampling, SpeechLanguageModel
 from cslm.grammar import (
     DIFFERENT,
@@ -24,6 +27,7 @@ from cslm.grammar import (
     greedy,
 )
 from cslm.prompts import TTS_PROMPT, prompts
+from cslm.sequences import IGNORE
 from cslm.text_model import random_llama, train_text_tokenizer
 from cslm.vocabulary import extend
 
@@ -243,6 +247,33 @@ def test_token_losses_are_those_of_the_model_alone(model: SpeechLanguageModel) -
             mean = model.model(ids, labels=torch.tensor([sequence.labels]), use_cache=False).loss
         assert loss / count == pytest.approx(float(mean), rel=1e-4)
         assert count == sum(label >= 0 for label in sequence.labels)
+
+
+def test_only_labelled_tokens_get_logits_and_few_at_once(
+    model: SpeechLanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    builder = model.builder
+    sequences = [builder.asr([1, 2, 3], "a", "en"), builder.tts("What is the capital?", [4, 5] * 9, "en")]
+    sequences.append(replace(sequences[0], labels=[IGNORE] * len(sequences[0].labels)))
+    expected = []
+    for sequence in sequences:
+        with torch.no_grad():
+            logits = model.model(torch.tensor([sequence.input_ids]), use_cache=False).logits[0, :-1]
+        targets = torch.tensor(sequence.labels[1:])
+        expected.append(float(functional.cross_entropy(logits, targets, ignore_index=IGNORE, reduction="sum")))
+    monkeypatch.setattr(generation, "LOGITS_AT_ONCE", 7)
+    sizes: list[int] = []
+    hook = model.model.get_output_embeddings().register_forward_hook(
+        lambda module, states, logits: sizes.append(logits.numel() // logits.shape[-1])
+    )
+    try:
+        losses = model.token_losses(sequences, batch_size=3)
+    finally:
+        hook.remove()
+    assert [loss for loss, _ in losses] == pytest.approx(expected, rel=1e-5)
+    assert [count for _, count in losses] == [sum(x != IGNORE for x in s.labels[1:]) for s in sequences]
+    assert max(sizes) <= 7
+    assert sum(sizes) == sum(count for _, count in losses)
 
 
 def test_mean_hidden_is_that_of_the_slice_whatever_the_padding(model: SpeechLanguageModel) -> None:
