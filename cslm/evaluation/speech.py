@@ -27,6 +27,7 @@ from cslm.evaluation.held_out import Utterance, grouped, place_of
 from cslm.evaluation.judges import Dnsmos, Recognizer, SecondOpinion, SpeakerEncoder, Vector
 from cslm.evaluation.normalization import LanguageRules
 from cslm.evaluation.tasks import Answer
+from cslm.shards import UNKNOWN_SPEAKER
 
 KINDS = ("reference", "resynthesis", "tts")
 
@@ -254,9 +255,14 @@ def _mean(values: Sequence[float], seed: int) -> dict[str, Any]:
 
 
 def _similarities(soundings: Sequence[Sounding], references: Sequence[Sounding]) -> list[float]:
-    """Cosine of each voice to the mean of the other recordings of the same speaker, where there are any."""
+    """Cosine of each voice to the mean of the other recordings of the same speaker, where there are any.
+
+    Speakers whose corpus does not tell who they are are many, and none is like their mean.
+    """
     alike = []
     for each in soundings:
+        if each.voice == UNKNOWN_SPEAKER:
+            continue
         others = [
             other.vector
             for other in references

@@ -32,7 +32,7 @@ from cslm.evaluation.speech import (
 from cslm.evaluation.streaming import answer_timing, measure_streaming
 from cslm.evaluation.tasks import Answer
 from cslm.sequences import Chunk, Parsed
-from cslm.shards import read_rows
+from cslm.shards import UNKNOWN_SPEAKER, read_rows
 
 RULES = {language: rules_for(language) for language in ("en", "zh")}
 ROOT = Path(__file__).parents[3]
@@ -80,6 +80,23 @@ def test_each_voice_is_told_apart() -> None:
     assert (ann["n"], bob["n"]) == (2, 1)
     assert ann["speaker_similarity"] == pytest.approx(1)
     assert "speaker_similarity" not in bob, "there is no other recording of his"
+
+
+def test_nobody_is_like_the_mean_of_strangers() -> None:
+    heard = [
+        replace(sounding(name, kind, "one two", "one", 3.0, angle), voice=voice)
+        for voice, angles in (("ann", (0.0, np.pi / 3)), (UNKNOWN_SPEAKER, (0.0, np.pi)))
+        for name, angle in zip((f"{voice}-1", f"{voice}-2"), angles, strict=True)
+        for kind in KINDS
+    ]
+    metrics = speech_metrics(heard, RULES, seed=1)
+    for kind in KINDS:
+        alike = metrics["speaker_similarity"][kind]["en"]
+        assert (alike["mean"], alike["n"]) == (pytest.approx(0.5), 2), "Ann's alone"
+    assert metrics["tts"]["en"]["n"] == metrics["dnsmos"]["tts"]["en"]["n"] == 4, "all else is of everybody"
+    assert "speaker_similarity" not in metrics["voices"]["en"][UNKNOWN_SPEAKER]
+    strangers = [each for each in heard if each.voice == UNKNOWN_SPEAKER]
+    assert "speaker_similarity" not in speech_metrics(strangers, RULES, seed=1)
 
 
 def test_a_text_that_is_read_without_a_sound_is_heard_as_silence() -> None:
