@@ -6,6 +6,7 @@ cannot be had nothing is made up: its figures are missing, and the report says "
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,6 +60,8 @@ class SpeechResults:
     """Id of an utterance -> its recording: spoken questions, and right answers where there is one."""
     timings: Sequence[Timing] = ()
     """How the timed answers came, piece by piece."""
+    voiceless: Mapping[str, int] = field(default_factory=dict)
+    """Language that no voice of the decoder speaks -> answers in it, which have no sound."""
     missing: Mapping[str, str] = field(default_factory=dict)
     """Judge that was not at hand (a key of `JUDGES`) -> why."""
 
@@ -76,17 +79,24 @@ def evaluate_speech(
     sentences = [u for u in items.utterances if has_words(u.text, evaluator.rules[u.language])]
     texts = _of_each_language(sentences, settings.evaluate.read_texts, seed)
     judged = _of_each_language(texts, settings.evaluate.judged_recordings, seed)
+    assistant = Assistant(evaluator.model, tokenizer, decoder)
+    voices = {language: decoder.natives(language) for language in assistant.languages}
     spoken = [
         answer
-        for group in grouped(answers, lambda answer: answer.dialogue.pair).values()
+        for (_, wanted), group in grouped(answers, lambda answer: answer.dialogue.pair).items()
+        if wanted in voices
         for answer in spread(_audible(group, evaluator.rules), settings.evaluate.judged_answers, seed)
     ]
-    assistant = Assistant(evaluator.model, tokenizer, decoder)
-    voiced = [dialogue for dialogue in items.spoken if dialogue.answer_language in assistant.languages]
+    voiced = [dialogue for dialogue in items.spoken if dialogue.answer_language in voices]
+    asked_for = Counter(answer.dialogue.answer_language for answer in answers)
+    voiceless = {language: n for language, n in asked_for.items() if language not in voices}
+    for language, n in voiceless.items():
+        why = "the decoder has no voice of that language"
+        print(f"note: {n} answers in {language} are neither heard nor timed: {why}", flush=True)
     timed = spread(voiced, settings.evaluate.latency_questions, seed)
-    wanted = {u.id for u in judged}
-    wanted |= {name for a in spoken for name in (a.dialogue.question_speech, a.dialogue.answer_speech)}
-    sounds = _sounds(wanted | {dialogue.question_speech for dialogue in timed})
+    needed = {u.id for u in judged}
+    needed |= {name for a in spoken for name in (a.dialogue.question_speech, a.dialogue.answer_speech)}
+    sounds = _sounds(needed | {dialogue.question_speech for dialogue in timed})
     streaming, timings = _streaming(evaluator, assistant, timed, sounds)
     read = evaluator.read_aloud(texts)
     metrics = merge(
@@ -106,12 +116,16 @@ def evaluate_speech(
         judges, decoder, evaluator.rules, lambda: evaluator.progress("speech", next(done), total)
     )
     soundings = listener.compare(recordings, read)
-    voices = {language: assistant.decoder.natives(language) for language in assistant.languages}
-    heard = listener.answers([a for a in spoken if a.dialogue.answer_language in voices], voices)
+    heard = listener.answers(spoken, voices)
     metrics = merge(metrics, speech_metrics(soundings, evaluator.rules, seed))
     metrics = merge(metrics, answer_metrics(heard, evaluator.rules, seed))
     return metrics, SpeechResults(
-        soundings, heard, {name: sound for name, (sound, _) in sounds.items()}, timings, missing
+        soundings,
+        heard,
+        {name: sound for name, (sound, _) in sounds.items()},
+        timings,
+        voiceless,
+        missing,
     )
 
 

@@ -188,7 +188,9 @@ def test_the_stage_measures_everything(project: Path, capsys: pytest.CaptureFixt
     )]  # fmt: skip
 
 
-def test_speech_by_voices_that_the_decoder_lacks_is_left_out(project: Path) -> None:
+def test_speech_by_voices_that_the_decoder_lacks_is_left_out(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     lone = {"ann": "en"}
     decoder = SpeechDecoder(DecoderConfig(8, lone, "", 16, 1, 4, 16, 1), SourceFilterVocoder(16, 1))
     decoder.save(project / "work/decoder")
@@ -203,6 +205,13 @@ def test_speech_by_voices_that_the_decoder_lacks_is_left_out(project: Path) -> N
     page = (project / "report/evaluation/index.html").read_text("utf-8")
     speech = page.partition("Speech, as others hear it")[2].partition("</table>")[0]
     assert "English, WER" in speech and "Chinese" not in speech
+    lines = capsys.readouterr().out.splitlines()
+    lack = "the decoder has no voice of that language"
+    assert f"note: 4 answers in zh are neither heard nor timed: {lack}" in lines
+    assert f"4 answers in Chinese are neither heard nor timed: {lack}" in page
+    [*_, last] = [line for line in lines if line.startswith("progress: speech ")]
+    done, total = last.removeprefix("progress: speech ").split("/")
+    assert done == total, "what has no voice is not waited for"
 
 
 @pytest.mark.usefixtures("offline")
