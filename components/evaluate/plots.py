@@ -102,18 +102,29 @@ def latency(measured: Mapping[str, Any]) -> str:
         return _embed(figure)
 
 
+def played(timing: Timing) -> list[tuple[float, float]]:
+    """When each piece of sound of an answer begins and ends: when the one before has ended, and it is there.
+
+    In seconds after the question.
+    """
+    times: list[tuple[float, float]] = []
+    for kind, ready, sounding in timing.events:
+        if kind == "speech":
+            begin = max(ready, times[-1][1]) if times else ready
+            times.append((begin, begin + sounding))
+    return times
+
+
 def waterfall(timing: Timing) -> str:
     """One answer as it came: texts as ticks, each piece of sound when it was ready and when it is played."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(8.4, 2.2), layout="constrained")
         axes = figure.add_subplot()
         rows = {"heard": 0, "text": 1, "speech": 2}
-        played = timing.first_audio
-        for kind, seconds, sounding in timing.events:
+        for kind, seconds, _ in timing.events:
             axes.scatter(seconds, rows[kind], s=26, color=COLORS[0], zorder=3)
-            if kind == "speech":
-                axes.barh(3, sounding, left=played, height=0.5, color=COLORS[0], edgecolor="white")
-                played += sounding
+        for begin, end in played(timing):
+            axes.barh(3, end - begin, left=begin, height=0.5, color=COLORS[0], edgecolor="white")
         axes.axvline(timing.end, color=COLORS[1], linewidth=1, linestyle=":")
         axes.text(timing.end, -0.75, " all made", color=COLORS[1], fontsize=9)
         axes.set_yticks(range(4), ["question heard", "text of a chunk", "sound ready", "sound played"])

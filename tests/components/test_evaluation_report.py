@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from components.evaluate.figures import headlines
+from components.evaluate.plots import played
 from components.evaluate.report import SplitResults, confusion, intents, label, percent, write_report
 from components.evaluate.speech import SpeechResults
 from components.settings import Settings
@@ -179,3 +180,15 @@ def test_figures_have_names_people_read() -> None:
     assert label("heldout_voice.asr.en.wer") == "Speech recognition, English, held-out voice: word error rate"
     assert label("cross_lingual.zh_en.exact_match") == "Cross-lingual answers, Chinese to English: exact match"
     assert (percent(0.0), percent(0.0312), percent(0.004)) == ("0.0 %", "3.1 %", "0.40 %")
+
+
+def test_sound_that_comes_late_is_played_when_it_is_there() -> None:
+    came = (
+        ("heard", 0.1, 0.0),
+        ("text", 0.2, 0.0),
+        ("speech", 0.5, 1.0),
+        ("speech", 0.9, 0.5),
+        ("speech", 2.6, 0.4),
+    )
+    timing = Timing(0.2, 0.5, 2.6, 1.9, True, came)
+    assert [time for piece in played(timing) for time in piece] == pytest.approx([0.5, 1.5, 1.5, 2.0, 2.6, 3.0])
