@@ -1,4 +1,4 @@
-"""What the trainings of the small networks share: the learning rate, each step's randomness, checkpoints.
+"""What the trainings of the small networks share: device, learning rate, each step's randomness, checkpoints.
 
 Each step draws its randomness from the seed and its own number, so a continued training equals an
 undisturbed one.
@@ -8,13 +8,37 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 WARMUP = 0.08
 CHECKPOINT_STEPS = 100
+
+
+def device() -> str:
+    """Where small networks train: `cuda` if there is a GPU, else `cpu`."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@contextmanager
+def on_device(*networks: nn.Module) -> Iterator[str]:
+    """Networks are on `device()`, which it gives, and in the end on the processor again, where they are used.
+
+    Optimizers have to be made inside, of weights that have moved.
+    """
+    there = device()
+    for network in networks:
+        network.to(there)
+    try:
+        yield there
+    finally:
+        for network in networks:
+            network.to("cpu")
 
 
 class Checkpoint:
@@ -27,7 +51,7 @@ class Checkpoint:
         """Load the file, if it is there; the step to go on with."""
         if not self._path.exists():
             return 0
-        state = torch.load(self._path, weights_only=True)
+        state = torch.load(self._path, "cpu", weights_only=True)  # may come from a GPU; parts know their place
         for name, part in self._parts.items():
             part.load_state_dict(state[name])
         return int(state["step"])

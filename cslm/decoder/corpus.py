@@ -92,7 +92,9 @@ class Batch:
     voices: Tensor
 
 
-def acoustic_batch(corpus: SpeechFile, total: int, longest: int, rng: random.Random) -> Batch:
+def acoustic_batch(
+    corpus: SpeechFile, total: int, longest: int, rng: random.Random, device: str = "cpu"
+) -> Batch:
     """Utterances of similar length, about `total` unit frames; of those over `longest`, a random part."""
     center = rng.choice(corpus.utterances)
     length = min(center.frames, longest)
@@ -107,14 +109,17 @@ def acoustic_batch(corpus: SpeechFile, total: int, longest: int, rng: random.Ran
         frames[row, : end - begin] = corpus.frames(spoken, begin, end)
         lengths.append(end - begin)
         stretches.append((spoken, begin, end))
-    features, _ = _features(corpus, stretches, size)
-    return Batch(frames, torch.tensor(lengths), features, torch.tensor([spoken.voice for spoken in chosen]))
+    features, _ = _features(corpus, stretches, size, device)
+    voices = torch.tensor([spoken.voice for spoken in chosen], device=device)
+    return Batch(frames.to(device), torch.tensor(lengths, device=device), features, voices)
 
 
-def waveform_batch(corpus: SpeechFile, segments: int, frames: int, rng: random.Random) -> tuple[Tensor, Tensor]:
+def waveform_batch(
+    corpus: SpeechFile, segments: int, frames: int, rng: random.Random, device: str = "cpu"
+) -> tuple[Tensor, Tensor]:
     """Features and samples (segments, 640 frames) of random stretches; silence follows shorter utterances."""
     chosen = rng.choices(corpus.utterances, k=segments)
-    return _features(corpus, [(spoken, *_stretch(spoken, frames, rng)) for spoken in chosen], frames)
+    return _features(corpus, [(spoken, *_stretch(spoken, frames, rng)) for spoken in chosen], frames, device)
 
 
 def _stretch(spoken: Spoken, longest: int, rng: random.Random) -> tuple[int, int]:
@@ -124,7 +129,7 @@ def _stretch(spoken: Spoken, longest: int, rng: random.Random) -> tuple[int, int
 
 
 def _features(
-    corpus: SpeechFile, stretches: Sequence[tuple[Spoken, int, int]], size: int
+    corpus: SpeechFile, stretches: Sequence[tuple[Spoken, int, int]], size: int, device: str
 ) -> tuple[Tensor, Tensor]:
     """Features (B, M, 82) and samples (B, 640 size) of stretches of up to `size` unit frames."""
     samples = torch.zeros(len(stretches), size * FRAME_SAMPLES)
@@ -134,5 +139,6 @@ def _features(
         pitch = corpus.pitch(spoken, begin, end)
         features[row, : len(pitch), BINS:] = pitch
         features[row, len(pitch) :, BINS] = pitch[-1, 0]
+    samples, features = samples.to(device), features.to(device)
     features[..., :BINS] = log_mel(torch.nn.functional.pad(samples, (0, HOP)))[:, : features.shape[1]]
     return features, samples

@@ -87,7 +87,8 @@ class FlowMatching(nn.Module):
 
     def spread(self, encoded: Tensor, first: int) -> Tensor:
         """(B, T, width) at unit frames `first`... -> (B, mel frames that begin in them, width)."""
-        wanted = torch.arange(mel_frames(first), mel_frames(first + encoded.shape[1]))
+        last = first + encoded.shape[1]
+        wanted = torch.arange(mel_frames(first), mel_frames(last), device=encoded.device)
         up, down = RATIO
         phase: Tensor = self.phases(wanted % up)
         return encoded[:, wanted * down // up - first] + phase
@@ -121,17 +122,17 @@ class FlowMatching(nn.Module):
         normal = self.normalize(features)
         target, pitch = normal[..., :BINS], normal[..., BINS:]
         inside = (
-            torch.arange(features.shape[1])[None]
+            torch.arange(features.shape[1], device=features.device)[None]
             < torch.div(lengths * RATIO[0], RATIO[1], rounding_mode="floor")[:, None]
         ).float()
         sounding = inside * features[..., -1]
         wrong = (self.pitch(encoded, voice) - pitch).square()
         prior = self.prior(encoded)
-        dropped = torch.rand(len(frames)) < DROPPED
+        dropped = torch.rand(len(frames), device=frames.device) < DROPPED
         given = torch.cat([prior, pitch, encoded], -1) * ~dropped[:, None, None]
         voice = torch.where(dropped, self.nobody, voice)
         noise = torch.randn_like(target)
-        time = torch.rand(len(frames))
+        time = torch.rand(len(frames), device=frames.device)
         t = time[:, None, None]
         x = (1 - (1 - SIGMA) * t) * noise + t * target
         error = self.velocity(x, time, given, voice) - (target - (1 - SIGMA) * noise)
@@ -222,5 +223,5 @@ def noise() -> Tensor:
 def _sinusoids(time: Tensor) -> Tensor:
     """(B,) in [0, 1] -> (B, CONDITION)."""
     half = CONDITION // 2
-    angles = time[:, None] * 1000 * torch.exp(-math.log(10_000) * torch.arange(half) / half)
+    angles = time[:, None] * 1000 * torch.exp(-math.log(10_000) * torch.arange(half, device=time.device) / half)
     return torch.cat([angles.sin(), angles.cos()], -1)

@@ -24,14 +24,15 @@ LOWEST_HZ, HIGHEST_HZ = 80.0, 7600.0
 def log_mel(samples: Tensor) -> Tensor:
     """(..., n) samples at 16 kHz -> log10 mel (..., n // 256, 80); frame j has its middle at sample 256 j."""
     magnitude = spectrum(samples).abs().transpose(-1, -2)
-    return (magnitude @ filters()).clamp_min(FLOOR).log10()
+    return (magnitude @ filters().to(samples.device)).clamp_min(FLOOR).log10()
 
 
 def spectrum(samples: Tensor) -> Tensor:
     """(..., n) samples -> complex spectrum (..., 513, n // 256)."""
     shape = samples.shape[:-1]
     flat = F.pad(samples.reshape(-1, samples.shape[-1]), (0, WINDOW))
-    parts = torch.stft(flat, WINDOW, HOP, window=window(), center=True, pad_mode="reflect", return_complex=True)
+    hann = window().to(samples.device)
+    parts = torch.stft(flat, WINDOW, HOP, window=hann, center=True, pad_mode="reflect", return_complex=True)
     return parts[..., : samples.shape[-1] // HOP].reshape(*shape, WINDOW // 2 + 1, -1)
 
 

@@ -45,13 +45,15 @@ class Source:
     def push(self, pitch: Tensor) -> tuple[Tensor, Tensor]:
         """More pitch (B, M, 2) -> spectra (B, 2 M, 257) of pulses and of noise, `LATE` frames late."""
         pulses = self._pulses(pitch)
-        at = (self._position + torch.arange(pulses.shape[-1])) % NOISE_SAMPLES
+        device = pitch.device
+        at = (self._position + torch.arange(pulses.shape[-1], device=device)) % NOISE_SAMPLES
         self._position = self._position + pulses.shape[-1]
-        both = torch.stack([pulses, noise()[at].expand_as(pulses)])
+        both = torch.stack([pulses, noise().to(device)[at].expand_as(pulses)])
         past = both.new_zeros(*both.shape[:-1], PAST) if self._tail is None else self._tail
         both = torch.cat([past, both], -1)
         self._tail = both[..., -PAST:]
-        spectra = torch.fft.rfft(both[..., PAST - STRETCH : -STEP].unfold(-1, STRETCH, STEP) * window())
+        stretches = both[..., PAST - STRETCH : -STEP].unfold(-1, STRETCH, STEP)
+        spectra = torch.fft.rfft(stretches * window().to(device))
         return spectra[0], spectra[1]
 
     def _pulses(self, pitch: Tensor) -> Tensor:
@@ -64,7 +66,7 @@ class Source:
         begin, end = torch.cat([before, pitch[:, :-1]], 1), pitch
         ends = torch.where(begin[..., 1:] > end[..., 1:], begin, end)
         begins = torch.where(end[..., 1:] > begin[..., 1:], end, begin)
-        ramp = (torch.arange(HOP) + 1) / HOP
+        ramp = (torch.arange(HOP, device=pitch.device) + 1) / HOP
         logarithm = (begins[..., :1] + (ends[..., :1] - begins[..., :1]) * ramp).flatten(1)
         voiced = (begin[..., 1:] + (end[..., 1:] - begin[..., 1:]) * ramp).flatten(1)
         hertz = logarithm.exp2()

@@ -21,7 +21,7 @@ from cslm.decoder.durations import DurationPredictor
 from cslm.decoder.flow import FlowMatching
 from cslm.decoder.mel import BINS, HOP, log_mel
 from cslm.decoder.vocoder import Vocoder
-from cslm.loop import Checkpoint, begin_step
+from cslm.loop import Checkpoint, begin_step, on_device
 from cslm.optimizer import MuonAdamW
 from cslm.precision import half_precision
 
@@ -55,23 +55,24 @@ def train_flow(
 ) -> None:
     """Train the flow on the corpus' unit frames and features, with Muon; `on_step(step, losses)` after each."""
     flow.train()
-    optimizer = MuonAdamW(flow, recipe.learning_rate, 0.0)
-    state = Checkpoint(checkpoint, flow=flow, optimizer=optimizer)
-    first = state.restore()
-    if not first:
-        mean, deviation = _statistics(corpus, recipe.seed)
-        flow.mean.copy_(mean)
-        flow.deviation.copy_(deviation)
-    total = round(recipe.batch_seconds * 25)
-    for step in range(first, recipe.steps):
-        rng = begin_step(optimizer, step, recipe.steps, recipe.learning_rate, recipe.seed)
-        batch = acoustic_batch(corpus, total, LONGEST_FRAMES, rng)
-        with half_precision():
-            losses = flow.loss(batch.frames, batch.lengths, batch.features, batch.voices)
-        foretold = losses["pitch"] + losses["voicing"]
-        _update(flow, optimizer, losses["flow"] + losses["prior"] + FORETOLD_WEIGHT * foretold)
-        state.after(step + 1)
-        on_step(step + 1, {name: loss.item() for name, loss in losses.items()})
+    with on_device(flow) as device:
+        optimizer = MuonAdamW(flow, recipe.learning_rate, 0.0)
+        state = Checkpoint(checkpoint, flow=flow, optimizer=optimizer)
+        first = state.restore()
+        if not first:
+            mean, deviation = _statistics(corpus, recipe.seed)
+            flow.mean.copy_(mean)
+            flow.deviation.copy_(deviation)
+        total = round(recipe.batch_seconds * 25)
+        for step in range(first, recipe.steps):
+            rng = begin_step(optimizer, step, recipe.steps, recipe.learning_rate, recipe.seed)
+            batch = acoustic_batch(corpus, total, LONGEST_FRAMES, rng, device)
+            with half_precision(device=device):
+                losses = flow.loss(batch.frames, batch.lengths, batch.features, batch.voices)
+            foretold = losses["pitch"] + losses["voicing"]
+            _update(flow, optimizer, losses["flow"] + losses["prior"] + FORETOLD_WEIGHT * foretold)
+            state.after(step + 1)
+            on_step(step + 1, {name: loss.item() for name, loss in losses.items()})
     flow.eval()
 
 
@@ -91,15 +92,17 @@ def train_durations(
     Gives the mean loss of its last tenth of steps, and the length of its speech over that of the recordings.
     """
     predictor.train()
-    optimizer = torch.optim.AdamW(predictor.parameters(), learning_rate, weight_decay=0.0)
-    losses: list[float] = []
-    for step in range(steps):
-        rng = begin_step(optimizer, step, steps, learning_rate, seed)
-        units, durations, voices, inside = _pad(rng.choices(corpus, k=DURATION_BATCH))
-        wrong = (predictor(units, voices) - durations.log()).square()
-        loss = wrong[inside].mean()
-        _update(predictor, optimizer, loss)
-        losses.append(loss.item())
+    with on_device(predictor) as device:
+        optimizer = torch.optim.AdamW(predictor.parameters(), learning_rate, weight_decay=0.0)
+        losses: list[float] = []
+        for step in range(steps):
+            rng = begin_step(optimizer, step, steps, learning_rate, seed)
+            rows = _pad(rng.choices(corpus, k=DURATION_BATCH))
+            units, durations, voices, inside = (each.to(device) for each in rows)
+            wrong = (predictor(units, voices) - durations.log()).square()
+            loss = wrong[inside].mean()
+            _update(predictor, optimizer, loss)
+            losses.append(loss.item())
     predictor.eval()
     with torch.inference_mode():
         units, durations, voices, inside = _pad(corpus[: 16 * DURATION_BATCH])
@@ -133,39 +136,40 @@ def train_vocoder(
     """Train a vocoder on stretches of `segment_frames` unit frames; `on_step(step, losses)` after each."""
     vocoder.train()
     judges = Discriminators(channels).train()
-    optimizer = torch.optim.AdamW(vocoder.parameters(), recipe.learning_rate, BETAS, weight_decay=0.01)
-    opponent = torch.optim.AdamW(judges.parameters(), recipe.learning_rate, BETAS, weight_decay=0.01)
-    state = Checkpoint(checkpoint, vocoder=vocoder, judges=judges, optimizer=optimizer, opponent=opponent)
-    first = state.restore()
-    if not first:
-        mean, deviation = _statistics(corpus, recipe.seed)
-        vocoder.mean.copy_(mean[: len(vocoder.mean)])
-        vocoder.scale.copy_(deviation[: len(vocoder.scale)])
-    segments = max(1, round(recipe.batch_seconds * 25 / segment_frames))
-    for step in range(first, recipe.steps):
-        rng = begin_step(optimizer, step, recipe.steps, recipe.learning_rate, recipe.seed)
-        begin_step(opponent, step, recipe.steps, recipe.learning_rate, recipe.seed)
-        features, real = waveform_batch(corpus, segments, segment_frames, rng)
-        features = features[:, : real.shape[1] // HOP]
-        made = vocoder(features)
-        # Where a stretch is cut off, half of the windows are missing.
-        real, made = real[:, HOP : made.shape[1] - HOP], made[:, HOP:-HOP]
-        losses: dict[str, float] = {}
-        adversarial = step >= adversarial_after
-        if adversarial:
-            judged = judges.loss(real, made.detach())
-            _update(judges, opponent, judged)
-            losses["discriminators"] = judged.item()
-        near = mel_distance(made, features[:, 1:-1, :BINS])
-        spectral = spectral_distance(made, real)
-        loss = MEL_WEIGHT * near + SPECTRUM_WEIGHT * spectral
-        if adversarial:
-            deceived, seen = judges.against(real, made)
-            loss = loss + deceived + FEATURE_WEIGHT * seen
-            losses["deceived"] = deceived.item()
-        _update(vocoder, optimizer, loss)
-        state.after(step + 1)
-        on_step(step + 1, losses | {"mel": near.item(), "spectrum": spectral.item()})
+    with on_device(vocoder, judges) as device:
+        optimizer = torch.optim.AdamW(vocoder.parameters(), recipe.learning_rate, BETAS, weight_decay=0.01)
+        opponent = torch.optim.AdamW(judges.parameters(), recipe.learning_rate, BETAS, weight_decay=0.01)
+        state = Checkpoint(checkpoint, vocoder=vocoder, judges=judges, optimizer=optimizer, opponent=opponent)
+        first = state.restore()
+        if not first:
+            mean, deviation = _statistics(corpus, recipe.seed)
+            vocoder.mean.copy_(mean[: len(vocoder.mean)])
+            vocoder.scale.copy_(deviation[: len(vocoder.scale)])
+        segments = max(1, round(recipe.batch_seconds * 25 / segment_frames))
+        for step in range(first, recipe.steps):
+            rng = begin_step(optimizer, step, recipe.steps, recipe.learning_rate, recipe.seed)
+            begin_step(opponent, step, recipe.steps, recipe.learning_rate, recipe.seed)
+            features, real = waveform_batch(corpus, segments, segment_frames, rng, device)
+            features = features[:, : real.shape[1] // HOP]
+            made = vocoder(features)
+            # Where a stretch is cut off, half of the windows are missing.
+            real, made = real[:, HOP : made.shape[1] - HOP], made[:, HOP:-HOP]
+            losses: dict[str, float] = {}
+            adversarial = step >= adversarial_after
+            if adversarial:
+                judged = judges.loss(real, made.detach())
+                _update(judges, opponent, judged)
+                losses["discriminators"] = judged.item()
+            near = mel_distance(made, features[:, 1:-1, :BINS])
+            spectral = spectral_distance(made, real)
+            loss = MEL_WEIGHT * near + SPECTRUM_WEIGHT * spectral
+            if adversarial:
+                deceived, seen = judges.against(real, made)
+                loss = loss + deceived + FEATURE_WEIGHT * seen
+                losses["deceived"] = deceived.item()
+            _update(vocoder, optimizer, loss)
+            state.after(step + 1)
+            on_step(step + 1, losses | {"mel": near.item(), "spectrum": spectral.item()})
     vocoder.eval()
 
 
@@ -178,7 +182,7 @@ def spectral_distance(made: Tensor, real: Tensor) -> Tensor:
     """Mean absolute distance of log magnitudes at three resolutions (Parallel WaveGAN, arXiv 1910.11480)."""
     distances = []
     for size in RESOLUTIONS:
-        window = torch.hann_window(size)
+        window = torch.hann_window(size, device=made.device)
         a, b = (
             torch.stft(x, size, size // 4, window=window, return_complex=True).abs().clamp_min(1e-4).log()
             for x in (made, real)

@@ -65,8 +65,10 @@ class SourceFilterVocoder(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Features (B, M, 82) -> samples (B, 256 M)."""
         behind = features[:, -1:].expand(-1, LATE, -1)
-        source = Source(torch.randint(NOISE_SAMPLES, (len(features), 1)) if self.training else 0)
-        stretches = self.stretches(torch.cat([features, behind], 1), source)
+        position: Tensor | int = 0
+        if self.training:
+            position = torch.randint(NOISE_SAMPLES, (len(features), 1), device=features.device)
+        stretches = self.stretches(torch.cat([features, behind], 1), Source(position))
         added = overlap_add(stretches[:, EACH * LATE :])
         return added[:, STRETCH // 2 : STRETCH // 2 + features.shape[1] * HOP]
 
@@ -82,7 +84,7 @@ class SourceFilterVocoder(nn.Module):
         spectrum = pulses * torch.polar(gain.clamp_max(LOUDEST).exp(), phase)
         spectrum = spectrum + noise * breath.clamp_max(LOUDEST).exp()
         stretches: Tensor = torch.fft.irfft(spectrum, STRETCH)
-        return stretches * window()
+        return stretches * window().to(stretches.device)
 
     def stream(self) -> VocoderStream:
         """Begin an answer."""

@@ -16,11 +16,14 @@ BLANK = 0
 
 
 def ctc_loss(log_probs: Tensor, lengths: Tensor, targets: Sequence[Tensor]) -> Tensor:
-    """Mean over utterances of the CTC loss a label; log_probs (B, T, V), lengths (B,), targets (n,) each."""
-    target_lengths = torch.tensor([len(target) for target in targets])
-    return F.ctc_loss(
-        log_probs.float().transpose(0, 1), torch.cat(list(targets)), lengths, target_lengths, BLANK
-    )
+    """Mean over utterances of the CTC loss a label; log_probs (B, T, V), lengths (B,), targets (n,) each.
+
+    Targets may lie on the processor, whatever device the rest is on.
+    """
+    device = log_probs.device
+    labels = torch.cat(list(targets)).to(device)
+    target_lengths = torch.tensor([len(target) for target in targets], device=device)
+    return F.ctc_loss(log_probs.float().transpose(0, 1), labels, lengths, target_lengths, BLANK)
 
 
 def best_labels(log_probs: npt.NDArray[np.float32], names: Sequence[str]) -> list[str]:

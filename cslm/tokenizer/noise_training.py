@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from cslm.audio import SAMPLE_RATE, Samples
-from cslm.loop import Checkpoint, begin_step
+from cslm.loop import Checkpoint, begin_step, on_device
 from cslm.optimizer import MuonAdamW
 from cslm.precision import half_precision
 from cslm.tokenizer.distortion import distort
@@ -62,23 +62,23 @@ def train_against_noise(
     if not sound.utterances:
         raise ValueError("no utterance to train on")
     network = tokenizer.network.eval()  # nothing is dropped: units are to be exact
-    teacher = copy.deepcopy(network)
-    learning = nn.ModuleList(network.get_submodule(name) for name in MAKES_UNITS)
-    optimizer = MuonAdamW(learning, LEARNING_RATE, 0.0)
-    state = Checkpoint(checkpoint, network=network, optimizer=optimizer)
-    first = state.restore()
-    batches = itertools.islice(sound.batches(recipe.batch_seconds, recipe.seed), first, None)
-    with ThreadPoolExecutor() as pool:
+    with on_device(network) as device, ThreadPoolExecutor() as pool:
+        teacher = copy.deepcopy(network)
+        learning = nn.ModuleList(network.get_submodule(name) for name in MAKES_UNITS)
+        optimizer = MuonAdamW(learning, LEARNING_RATE, 0.0)
+        state = Checkpoint(checkpoint, network=network, optimizer=optimizer)
+        first = state.restore()
+        batches = itertools.islice(sound.batches(recipe.batch_seconds, recipe.seed), first, None)
         for step, batch in zip(range(first, recipe.noise_steps), batches, strict=False):
             rng = begin_step(optimizer, step, recipe.noise_steps, LEARNING_RATE, recipe.seed)
             seeds = [rng.randrange(2**32) for _ in batch]
             clean, noisy = zip(
                 *pool.map(lambda one, seed: _heard_twice(sound, one, seed), batch, seeds), strict=True
             )
-            mels, lengths = collate(clean)
+            mels, lengths = (each.to(device) for each in collate(clean))
             with torch.inference_mode():
                 wanted = _before_rounding(teacher, mels, lengths)
-            bounded = _before_rounding(network, collate(noisy)[0], lengths)
+            bounded = _before_rounding(network, collate(noisy)[0].to(device), lengths)
             speech = ~padding_mask(lengths, bounded.shape[1])
             loss = (bounded - wanted)[speech].square().mean()
             optimizer.zero_grad()
@@ -103,7 +103,7 @@ def _heard_twice(sound: FrameFile, utterance: Utterance, seed: int) -> tuple[Ten
 
 def _before_rounding(network: TokenizerNetwork, mels: Tensor, lengths: Tensor) -> Tensor:
     """Mels (B, 4T, 80), lengths in units (B,) -> places between the quantiser's levels (B, T, D)."""
-    with half_precision():
+    with half_precision(device=mels.device.type):
         latents = network.to_quantizer(network.encode(mels, lengths)).float()
     bounded: Tensor = network.quantizer.bound(latents)
     return bounded

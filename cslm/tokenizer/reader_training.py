@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from cslm.loop import Checkpoint, begin_step
+from cslm.loop import Checkpoint, begin_step, on_device
 from cslm.optimizer import MuonAdamW
 from cslm.tokenizer.ctc import ctc_loss
 from cslm.tokenizer.frame_file import FrameFile
@@ -55,22 +55,25 @@ def train_reader(
     if not units.utterances:
         raise ValueError("no utterance to train on")
     reader.train()
-    optimizer = MuonAdamW(reader, recipe.learning_rate, WEIGHT_DECAY)
-    state = Checkpoint(checkpoint, network=reader, optimizer=optimizer)
-    first = state.restore()
-    batches = itertools.islice(units.batches(recipe.batch_seconds, recipe.seed), first, None)
-    for step, batch in zip(range(first, recipe.steps), batches, strict=False):
-        rng = begin_step(optimizer, step, recipe.steps, recipe.learning_rate, recipe.seed)
-        rows = [hide(torch.from_numpy(units.read(utterance)).long(), reader.units, rng) for utterance in batch]
-        lengths = torch.tensor([len(row) for row in rows])
-        targets = [torch.tensor([reader.label_ids[name] for name in each.labels]) for each in batch]
-        loss = ctc_loss(reader(pad_sequence(rows, batch_first=True), lengths), lengths, targets)
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(reader.parameters(), CLIP)
-        optimizer.step()
-        state.after(step + 1)
-        on_step(step + 1, loss.item())
+    with on_device(reader) as device:
+        optimizer = MuonAdamW(reader, recipe.learning_rate, WEIGHT_DECAY)
+        state = Checkpoint(checkpoint, network=reader, optimizer=optimizer)
+        first = state.restore()
+        batches = itertools.islice(units.batches(recipe.batch_seconds, recipe.seed), first, None)
+        for step, batch in zip(range(first, recipe.steps), batches, strict=False):
+            rng = begin_step(optimizer, step, recipe.steps, recipe.learning_rate, recipe.seed)
+            rows = [
+                hide(torch.from_numpy(units.read(utterance)).long(), reader.units, rng) for utterance in batch
+            ]
+            lengths = torch.tensor([len(row) for row in rows], device=device)
+            targets = [torch.tensor([reader.label_ids[name] for name in each.labels]) for each in batch]
+            loss = ctc_loss(reader(pad_sequence(rows, batch_first=True).to(device), lengths), lengths, targets)
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(reader.parameters(), CLIP)
+            optimizer.step()
+            state.after(step + 1)
+            on_step(step + 1, loss.item())
     reader.eval()
 
 

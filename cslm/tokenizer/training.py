@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from cslm.audio import SAMPLE_RATE
-from cslm.loop import Checkpoint, begin_step
+from cslm.loop import Checkpoint, begin_step, on_device
 from cslm.optimizer import MuonAdamW
 from cslm.precision import half_precision
 from cslm.tokenizer.ctc import ctc_loss, needed_frames
@@ -71,38 +71,41 @@ def train(
     if recipe.units_stay:
         for name in MAKES_UNITS:
             network.get_submodule(name).eval().requires_grad_(False)
-    optimizer = MuonAdamW(network, recipe.learning_rate, WEIGHT_DECAY)
-    state = Checkpoint(checkpoint, network=network, optimizer=optimizer)
-    first = state.restore()
-    batches = itertools.islice(features.batches(recipe.batch_seconds, recipe.seed), first, None)
-    for step, batch in zip(range(first, recipe.steps), batches, strict=False):
-        rng = begin_step(optimizer, step, recipe.steps, recipe.learning_rate, recipe.seed)
-        mels, lengths = collate([augment(mel_of(features, u), needed_frames(u.labels), rng) for u in batch])
-        targets = [torch.tensor([tokenizer.label_ids[n] for n in u.labels]) for u in batch]
-        with half_precision():
-            hidden = network.encode(mels, lengths)
-            latents = network.to_quantizer(hidden).float()
-            codes = network.quantizer(latents, quantize=recipe.units_stay or step >= recipe.quantize_after)
-            log_probs = network.log_probs(codes, lengths)
-            early_log_probs = network.early_head(hidden).log_softmax(-1)
-        ctc = ctc_loss(log_probs, lengths, targets)
-        early = ctc_loss(early_log_probs, lengths, targets)
-        bounded = network.quantizer.bound(latents)
-        speech = ~padding_mask(lengths, bounded.shape[1])
-        changes = (bounded[:, 1:] - bounded[:, :-1]).abs().sum(-1)[speech[:, 1:]]  # none if all have one frame
-        evenness = network.quantizer.usage_entropy(bounded[speech])
-        loss = (
-            ctc
-            + EARLY * early
-            + recipe.continuity * step / recipe.steps * changes.sum() / max(1, len(changes))
-            - recipe.evenness * evenness
-        )
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(network.parameters(), CLIP)
-        optimizer.step()
-        state.after(step + 1)
-        on_step(step + 1, ctc.item())
+    with on_device(network) as device:
+        optimizer = MuonAdamW(network, recipe.learning_rate, WEIGHT_DECAY)
+        state = Checkpoint(checkpoint, network=network, optimizer=optimizer)
+        first = state.restore()
+        batches = itertools.islice(features.batches(recipe.batch_seconds, recipe.seed), first, None)
+        for step, batch in zip(range(first, recipe.steps), batches, strict=False):
+            rng = begin_step(optimizer, step, recipe.steps, recipe.learning_rate, recipe.seed)
+            heard = [augment(mel_of(features, u), needed_frames(u.labels), rng) for u in batch]
+            mels, lengths = (each.to(device) for each in collate(heard))
+            targets = [torch.tensor([tokenizer.label_ids[n] for n in u.labels]) for u in batch]
+            with half_precision(device=device):
+                hidden = network.encode(mels, lengths)
+                latents = network.to_quantizer(hidden).float()
+                codes = network.quantizer(latents, quantize=recipe.units_stay or step >= recipe.quantize_after)
+                log_probs = network.log_probs(codes, lengths)
+                early_log_probs = network.early_head(hidden).log_softmax(-1)
+            ctc = ctc_loss(log_probs, lengths, targets)
+            early = ctc_loss(early_log_probs, lengths, targets)
+            bounded = network.quantizer.bound(latents)
+            speech = ~padding_mask(lengths, bounded.shape[1])
+            moved = (bounded[:, 1:] - bounded[:, :-1]).abs().sum(-1)
+            changes = moved[speech[:, 1:]]  # none if all have one frame
+            evenness = network.quantizer.usage_entropy(bounded[speech])
+            loss = (
+                ctc
+                + EARLY * early
+                + recipe.continuity * step / recipe.steps * changes.sum() / max(1, len(changes))
+                - recipe.evenness * evenness
+            )
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(network.parameters(), CLIP)
+            optimizer.step()
+            state.after(step + 1)
+            on_step(step + 1, ctc.item())
     network.eval().requires_grad_(True)
 
 
