@@ -52,25 +52,46 @@ def last_whole_checkpoint(folder: Path) -> str | None:
     return last
 
 
-def agreed(folder: Path) -> tuple[str | None, bool]:
-    """The checkpoint from which all ranks go on, and whether they have to read it as a universal one.
+def fitting(folder: Path, ranks: int) -> tuple[str | None, bool]:
+    """The checkpoint from which so many ranks go on, and whether they have to read it as a universal one.
 
-    Rank 0 looks, removes what is half written, and makes it fit this number of ranks; all ranks must call.
+    What is half written is removed. What it takes to make a checkpoint fit other ranks is done once; with
+    billions of parameters that is long, so it is called before there are ranks that would wait for one of
+    them until torch gives up.
+
+    Raises:
+        OtherRanks: it cannot be made to fit.
+    """
+    last = last_whole_checkpoint(folder)
+    return last, last is not None and _made_to_fit(Path(last), ranks)
+
+
+def agreed(folder: Path) -> tuple[str | None, bool]:
+    """What is `fitting` these ranks, as rank 0 finds it; all ranks must call.
 
     Raises:
         OtherRanks: it cannot be made to fit.
     """
     found: list[tuple[str | None, bool]] = [(None, False)]
     if torch.distributed.get_rank() == 0:
-        last = last_whole_checkpoint(folder)
-        found = [(last, last is not None and _made_to_fit(Path(last), torch.distributed.get_world_size()))]
+        ranks = torch.distributed.get_world_size()
+        last, universal = found[0] = fitting(folder, ranks)
+        if last and universal:
+            print(
+                f"note: {ranks} ranks go on from {last}, which {_ranks_of(Path(last))} have written", flush=True
+            )
     torch.distributed.broadcast_object_list(found)
     return found[0]
 
 
+def _ranks_of(checkpoint: Path) -> int:
+    """How many ranks have written it."""
+    return int((checkpoint / WHOLE).read_text("utf-8"))
+
+
 def _made_to_fit(checkpoint: Path, ranks: int) -> bool:
     """Make a universal checkpoint beside a DeepSpeed one if so many ranks need it."""
-    before = int((checkpoint / WHOLE).read_text("utf-8"))
+    before = _ranks_of(checkpoint)
     tag = (checkpoint / "latest").read_text("utf-8").strip()
     shared = list((checkpoint / tag).glob("*_optim_states.pt"))
     if ranks == before or not shared:
@@ -100,5 +121,4 @@ def _made_to_fit(checkpoint: Path, ranks: int) -> bool:
                 f"{checkpoint} was written by {before} ranks, and DeepSpeed cannot make it fit {ranks}: "
                 f"{ways_out}. It said: {said}"
             )
-    print(f"note: {ranks} ranks go on from {checkpoint}, which {before} have written", flush=True)
     return True

@@ -24,6 +24,7 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from cslm.row_store import RowSource, StoreAway
+from cslm.training.checkpoints import fitting
 from cslm.training.nodes import Nodes
 from cslm.training.preemption import Preempted, asked_to_end
 from cslm.training.trainer import Trained, TrainingConfig
@@ -76,12 +77,14 @@ def train_on_ranks(
 
     Raises:
         BadNodes: the nodes cannot share the ranks.
+        OtherRanks: the checkpoint was written by another number of ranks, and cannot be made to fit these.
         RanksFailed: one of them has failed; the others are ended then.
         StoreAway: one of them has failed because its store of rows does not answer.
         Preempted: SIGTERM came to this process or to a rank, and the last checkpoint is whole.
     """
     nodes = Nodes.here()
     mine = nodes.ranks(ranks)
+    fitting(job.checkpoints, ranks)
     job.result.mkdir(parents=True)
     path = job.result / JOB
     path.write_text(json.dumps(asdict(job), default=str), "utf-8")
