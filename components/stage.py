@@ -32,6 +32,8 @@ from pydantic import BaseModel
 from components.settings import BadSettings, Settings, load_settings
 
 EXPERIMENT = os.environ.get("MLFLOW_EXPERIMENT_NAME") or "cslm"
+GRANTED = "CSLM_GRANTED_GPUS"
+"""Variable: how many GPUs the container of a stage has, if any (dags.runners.container)."""
 SAMPLE_S = "2"
 """How often the use of the machine is noted, where nobody has said it. Long trainings keep MLflow's 10 s."""
 TAGS = {
@@ -89,7 +91,8 @@ class Stage:
         name: may carry an item: `tokenize/en` is the `tokenize` stage of `en`.
 
     Raises:
-        SystemExit: params.yaml is not usable, or the MLflow server does not answer (75).
+        SystemExit: params.yaml is not usable, GPUs that it was given are not seen, or the MLflow server does
+            not answer (75).
     """
 
     settings: Settings
@@ -102,6 +105,7 @@ class Stage:
             self.settings = load_settings()
         except BadSettings as error:
             sys.exit(str(error))
+        _check_gpus(name)
         self._metrics: dict[str, Any] = {}
 
     def __enter__(self) -> Stage:
@@ -214,6 +218,27 @@ class Stage:
             raise
         shutil.rmtree(path, ignore_errors=True)
         partial.rename(path)
+
+
+def _check_gpus(stage: str) -> None:
+    """End the program if torch sees fewer GPUs than its container has: on processors it would take for ever."""
+    given = int(os.environ.get(GRANTED) or 0)
+    if not given:
+        return
+    import torch  # slow to import, and not in the image of every stage
+
+    if (seen := torch.cuda.device_count()) >= given:
+        return
+    remedy = (
+        "look with nvidia-smi in the container which ones its driver finds"
+        if torch.version.cuda
+        else "this torch is built for processors: make the images anew where pip brings the build for CUDA "
+        "(docs/operators.md, Containers)"
+    )
+    sys.exit(
+        f"{stage}: its container was given {given} GPUs, and torch {torch.__version__} sees {seen}: {remedy}; "
+        "or work without (CSLM_GPUS=0)"
+    )
 
 
 def _exists(run_id: str) -> bool:

@@ -36,15 +36,22 @@ SECRETS = (
     "PGPASSWORD",
 )
 """Variables whose values a pod takes from a Secret, where it has them."""
+GRANTED = "CSLM_GRANTED_GPUS"
+"""Variable: how many GPUs a container has. A stage that sees fewer does not work (components.stage)."""
 UNITS = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 
 
-def environment(given: dict[str, str], cpus: int, stage: str) -> dict[str, str]:
+def environment(given: dict[str, str], cpus: int, stage: str, gpus: int = 0) -> dict[str, str]:
     """Variables of a stage's container, out of those that a stage's process gets."""
     secret = {WEBHOOK} if stage == JUDGED else {WEBHOOK, JUDGE_KEY}
     kept = {key: value for key, value in given.items() if key.startswith(PASSED) and key not in secret}
     who = {"HOME": "/tmp", "USER": "cslm", "LOGNAME": "cslm"}  # a user id without a name has none of them
-    return kept | who | {"OMP_NUM_THREADS": str(cpus)}
+    return kept | who | {"OMP_NUM_THREADS": str(cpus)} | granted(gpus)
+
+
+def granted(gpus: int) -> dict[str, str]:
+    """What a stage is told of its GPUs; nothing where it has none."""
+    return {GRANTED: str(gpus)} if gpus else {}
 
 
 def secrets(stage: str) -> tuple[str, ...]:

@@ -90,7 +90,8 @@ class StageContainer(DockerOperator):
         self.entrypoint, self.command = list(images.STAGE_COMMAND), work.arguments
         self.working_dir = str(work.workspace)
         cpus = min(int(self.cpus), runners.CORES)
-        self.environment = container.environment(work.environment, cpus, self.stage_name)
+        gpus = runners.gpus(STAGES[self.stage_name])
+        self.environment = container.environment(work.environment, cpus, self.stage_name, gpus)
         self.mounts = _mounts()
         self.container_name = re.sub(r"[^A-Za-z0-9_.-]", ".", f"cslm-{self.facts['run']}-{work.address}")
         told: list[str] = []

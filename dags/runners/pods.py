@@ -16,7 +16,7 @@ from kubernetes.client import models as k8s
 from kubernetes.config import ConfigException
 from urllib3.exceptions import HTTPError
 
-from dags import graph, places, run, store_connection
+from dags import graph, places, run, runners, store_connection
 from dags.runners import container
 
 CLAIM, MOUNT, SECRET = "CSLM_KUBERNETES_CLAIM", "CSLM_KUBERNETES_MOUNT", "CSLM_KUBERNETES_SECRET"
@@ -78,7 +78,8 @@ def variables(given: dict[str, str], stage: graph.Stage) -> list[k8s.V1EnvVar]:
     Raises:
         RunFailed: a file that a variable names lies not on the volume, or no Secret has the store's keys.
     """
-    told = container.environment(given, int(stage.meta.get("cpus", 1)), stage.name)
+    cpus = int(stage.meta.get("cpus", 1))
+    told = container.environment(given, cpus, stage.name, runners.gpus(stage))
     for name in container.FILES:
         if told.get(name) and not _on_volume(Path(told[name])):
             raise run.RunFailed(f"{name}={told[name]}: pods see only what lies under {_mount()} ({MOUNT})")

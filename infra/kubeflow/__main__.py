@@ -46,6 +46,7 @@ def main() -> int:
     os.environ[REMOTE] = remote
     if here:
         os.environ.pop("CSLM_CHECKPOINTS", None)  # for which containers here have no keys either
+        os.environ["CSLM_GPUS"] = "0"  # which kfp.local does not give them
     try:
         overrides = parameters.given(os.environ.get("SET", ""))
     except parameters.BadParameters as error:

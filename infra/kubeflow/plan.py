@@ -103,7 +103,7 @@ def _task(facts: run.Facts, stage: graph.Stage, item: str | None, upstream: list
         tolerations=list(meta.get("tolerations") or []) if wanted else [],
         node_selector=dict(meta.get("node_selector") or {}) if wanted else {},
         force=bool({"all", stage.name, address} & set(facts["force"])),
-        environment=_environment(facts, cpus),
+        environment=_environment(facts, cpus) | container.granted(wanted),
         secrets=list(container.secrets(stage.name)) if os.environ.get(SECRET) else [],
     )
 

@@ -280,5 +280,22 @@ def test_bad_parameters_end_a_component_before_any_work(project: Path) -> None:
     assert "surprise is not a known key" in result.stderr and "Traceback" not in result.stderr
 
 
+def test_a_stage_that_does_not_see_its_gpus_does_not_work_on_the_processor(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CSLM_GRANTED_GPUS", "8")
+    monkeypatch.setattr("torch.version.cuda", None)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    told = r"pretrain: its container was given 8 GPUs, and torch \S+ sees 0: this torch is built for processors"
+    with pytest.raises(SystemExit, match=told):
+        Stage("pretrain")
+    monkeypatch.setattr("torch.version.cuda", "12.8")
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 7)
+    with pytest.raises(SystemExit, match=r"sees 7: look with nvidia-smi .*; or work without \(CSLM_GPUS=0\)"):
+        Stage("pretrain")
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 8)
+    Stage("pretrain")
+
+
 def test_nested_numbers_get_dotted_names() -> None:
     assert flatten({"a": {"b": {"c": 1}, "d": 2}, "e": 3}) == {"a.b.c": 1, "a.d": 2, "e": 3}

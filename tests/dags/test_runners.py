@@ -398,3 +398,16 @@ def test_an_image_changes_its_name_with_the_lock(tmp_path: Path) -> None:
     assert tag() == before
     (project / "requirements" / "data.txt").write_text("two")
     assert tag() != before
+
+
+def test_a_stage_is_told_how_many_gpus_its_container_has(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """One that sees fewer refuses to work: tests/components/test_stage.py."""
+
+    def told(stage: str) -> dict[str, Any]:
+        pod = _pod(monkeypatch, tmp_path, stage, CSLM_GPUS="8")
+        return {each["name"]: each.get("value") for each in pod["spec"]["containers"][0]["env"]}
+
+    assert told("pretrain")["CSLM_GRANTED_GPUS"] == "8"
+    assert "CSLM_GRANTED_GPUS" not in told("validate")

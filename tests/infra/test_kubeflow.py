@@ -134,6 +134,8 @@ def test_keys_are_references_and_the_judges_is_for_one_stage(compiled: tuple[Any
         told = {variable["name"]: variable["value"] for variable in each["env"]}
         assert told["AWS_ENDPOINT_URL"] == "https://s3.example.org"
         assert told["CSLM_GIT_COMMIT"] == "c" * 40
+    pretrain, validate = (str(_containers(compiled)[name]["env"]) for name in ("pretrain", "validate"))
+    assert "CSLM_GRANTED_GPUS" in pretrain and "CSLM_GRANTED_GPUS" not in validate
 
 
 @pytest.mark.parametrize(("allowed", "given"), [("2", 2), ("0", 0), ("99", 8)])

@@ -47,6 +47,7 @@ def test_parameters_that_the_readme_names_exist() -> None:
 def test_variables_of_the_environment_are_documented() -> None:
     """All that a user may set; what tells a stage of its run is set by the run itself."""
     own = {"CSLM_RUN_ID", "CSLM_GIT_COMMIT", "CSLM_JOB", "CSLM_AIRFLOW_RUN", "CSLM_DATA_VERSION", "CSLM_FORCED"}
+    own |= {"CSLM_GRANTED_GPUS"}
     sources = [path for name in ("dags", "components", "infra", "cslm") for path in (ROOT / name).rglob("*.py")]
     read = {name for path in sources for name in re.findall(r"\bCSLM_[A-Z_]+\b", path.read_text("utf-8"))}
     assert read - own == set(
