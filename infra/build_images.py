@@ -22,6 +22,8 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
+from packaging.utils import canonicalize_name, parse_wheel_filename
+
 from dags import images, places
 
 ENVIRONMENTS = {"torch": "components", "data": "data"}
@@ -29,6 +31,9 @@ ENVIRONMENTS = {"torch": "components", "data": "data"}
 LOCKED = re.compile(r"^([A-Za-z0-9_.-]+==[^\s\\]+)((?: \\\n +--hash=\S+)*)$", re.MULTILINE)
 """A package of a lock, and its hashes."""
 LABEL = "org.opencontainers.image.base.name"
+ALONE = ("torch==", "deepspeed==")
+"""Not like the other wheels: one has no hash, the other is built with it."""
+HASHED = ("--no-deps", "--require-hashes")
 WITH_OPERATOR = ("--no-build-isolation", "--no-cache-dir")
 """DeepSpeed's operator for CPUs is compiled here, with torch at hand: an image has no compiler for it."""
 BASE = "docker.io/library/python:3.11-slim-bookworm"
@@ -150,7 +155,8 @@ def _wheels(title: str, locks: list[str], files: list[Path]) -> Path:
     """Folder with the wheels of some locks, lists of them, and uv to install them; whole or absent.
 
     Another one is made where the environments' files or these change. The lists have no hashes: what is built
-    here from source has another one than its source.
+    here from source has another one than its source. A list with torch has also what came with torch and is in
+    no lock: CUDA's libraries, where pip gives the build for GPUs.
     """
     folder = places.home() / "wheels" / images.tagged(title, files).rpartition(":")[2]
     if folder.exists():
@@ -158,14 +164,27 @@ def _wheels(title: str, locks: list[str], files: list[Path]) -> Path:
     print(f"images: wheels of {', '.join(f'requirements/{name}.txt' for name in locks)} ...", flush=True)
     partial = folder.with_suffix(".partial")
     partial.mkdir(parents=True, exist_ok=True)
-    for name in locks:
-        locked = _locked(name)
-        (partial / f"{name}.txt").write_text("".join(f"{pin}\n" for pin in locked), "utf-8")
-        if name != "data":  # whose packages are among those of the other
-            alone = [pin for pin in locked if pin.startswith(("deepspeed==", "torch=="))]
-            _pip_wheel(partial, {pin: hashes for pin, hashes in locked.items() if pin not in alone})
-            for pin in alone:
-                _pip_wheel(partial, {pin: locked[pin]}, WITH_OPERATOR if pin.startswith("deepspeed==") else ())
+    pins = {name: _locked(name) for name in locks}
+    for name, locked in pins.items():
+        listed = partial / f"{name}.txt"
+        listed.write_text("".join(f"{pin}\n" for pin in locked), "utf-8")
+        if name == "data":
+            continue  # its packages are among those of the other
+        torch, deepspeed = (
+            {pin: hashes for pin, hashes in locked.items() if pin.startswith(alone)} for alone in ALONE
+        )
+        others = {pin: hashes for pin, hashes in locked.items() if not pin.startswith(ALONE)}
+        _pip_wheel(partial, others, *HASHED)
+        # With what it needs, as the lock may be of a build for processors.
+        _pip_wheel(partial, torch, "--constraint", str(listed))
+        _pip_wheel(partial, deepspeed, *HASHED, *WITH_OPERATOR)
+    known = {canonicalize_name(pin.partition("==")[0]) for locked in pins.values() for pin in locked}
+    brought = [parse_wheel_filename(wheel.name)[:2] for wheel in sorted(partial.glob("*.whl"))]
+    more = "".join(f"{name}=={version}\n" for name, version in brought if name not in known)
+    for name, locked in pins.items():
+        if any(pin.startswith("torch==") for pin in locked):
+            with (partial / f"{name}.txt").open("a", encoding="utf-8") as listing:
+                listing.write(more)
     shutil.copy(Path(sys.executable).with_name("uv"), partial / "uv")
     partial.rename(folder)
     return folder
@@ -179,21 +198,13 @@ def _locked(name: str) -> dict[str, str]:
     return {pin: hashes for pin, hashes in locked if pin.partition("==")[0] not in tests.split()}
 
 
-def _pip_wheel(folder: Path, locked: dict[str, str], options: tuple[str, ...] = ()) -> None:
+def _pip_wheel(folder: Path, locked: dict[str, str], *options: str) -> None:
     """Wheels of packages and their hashes; torch has none, as its CPU build differs from place to place."""
+    if not locked:
+        return
     wishes = folder / ".wishes.txt"
     wishes.write_text("".join(f"{pin}{hashes}\n" for pin, hashes in locked.items()), "utf-8")
-    checked = [] if all(pin.startswith("torch==") for pin in locked) else ["--require-hashes"]
-    pip = [
-        str(places.components_bin() / "python"),
-        "-m",
-        "pip",
-        "--quiet",
-        "wheel",
-        "--no-deps",
-        *checked,
-        *options,
-    ]
+    pip = [str(places.components_bin() / "python"), "-m", "pip", "--quiet", "wheel", *options]
     environment = {
         **os.environ,
         "PIP_CACHE_DIR": os.environ.get("PIP_CACHE_DIR") or str(places.home() / "cache" / "pip"),
