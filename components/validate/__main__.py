@@ -209,8 +209,9 @@ def validate(stage: Stage, database: sqlite3.Connection) -> None:
         texts = {table: measured[table].accepted for table in SIDES}
         write_json(COUNTS, counts.count(utterances, texts))
         mlflow.log_artifacts(REPORT, "validation")
-        stage.log_metrics(_metrics(run, shares, distances, utterances))
-        _tell(shares, distances, measured)
+        short = {table: leaks.not_looked_for(rows, LEAK_KEYS[table]) for table, rows in measured.items()}
+        stage.log_metrics(_metrics(run, shares, distances, utterances) | {"heldout_not_looked_for": short})
+        _tell(shares, distances, measured, short)
         if run.failures:
             raise StageFailed(_complaint(run, shares, reference))
 
@@ -241,12 +242,19 @@ def _metrics(
     }
 
 
-def _tell(shares: pd.DataFrame, distances: pd.DataFrame, measured: Mapping[str, Statistics]) -> None:
+def _tell(
+    shares: pd.DataFrame,
+    distances: pd.DataFrame,
+    measured: Mapping[str, Statistics],
+    short: Mapping[str, int],
+) -> None:
     for row in shares.itertuples():
         log.info("validate: %s: %s delivered, %s refused", row.id, row.delivered, row.refused)
         name = str(row.id)
         for refused, reason in measured[name].ask(f"id, reason FROM {name} WHERE reason IS NOT NULL LIMIT 3"):
             log.info("  %s: %s", refused, reason)
+        if short[name]:
+            log.info("validate: %s: %s held-out texts say too little to be looked for", name, short[name])
     if distances.empty:
         log.info("validate: no reference of an earlier version yet; drift is checked from the next run on")
     else:

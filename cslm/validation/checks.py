@@ -13,9 +13,11 @@ from typing import Any
 from cslm.audio import SAMPLE_RATE
 from cslm.tables import SPLITS
 from cslm.validation.signal import Signal
-from cslm.validation.text import characters, control_characters, script_share, text_key
+from cslm.validation.text import characters, control_characters, says_little, script_share, text_key
 
 DURATION_TOLERANCE_S = 0.1
+NO_KEY = 0
+"""In place of the key of a text that says too little to be looked for among held-out ones."""
 SCRIPT_SHARE = 0.3
 """Foreign words are common in any language; below a third, the text is of another one."""
 
@@ -110,7 +112,7 @@ def _statistics_of_text(text: str, language: str, name: str, spoken: bool) -> di
         f"{name}_characters": characters(text),
         f"{name}_script": script_share(text, language),
         f"{name}_control": control_characters(text, spoken),
-        f"{name}_key": text_key(text, language),
+        f"{name}_key": NO_KEY if says_little(text) else text_key(text, language),
     }
 
 

@@ -2,7 +2,8 @@
 
 All ask the database of statistics, in which one row stands for each row. Where two rows collide, one stays: the
 first of two equal ids; the held-out one if training and a held-out split share audio or text - a test must not
-shrink.
+shrink. Texts that say little ("yeah", "嗯") are not looked for: one held-out utterance would take all like it
+from training.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 
 from cslm.shards import UNKNOWN_SPEAKER
+from cslm.validation.checks import NO_KEY
 from cslm.validation.statistics import Reason, Statistics
 
 COPIES = """number, id, original FROM (
@@ -44,8 +46,14 @@ class HeldOutTexts:
         for key in keys if rows else ():
             self._database.execute(
                 f"INSERT OR REPLACE INTO heldout_texts SELECT {key}, split, id FROM {rows.name} "
-                "WHERE reason IS NULL AND split <> 'train' ORDER BY number"
+                f"WHERE reason IS NULL AND split <> 'train' AND {key} <> {NO_KEY} ORDER BY number"
             )
+
+
+def not_looked_for(rows: Statistics, keys: Sequence[str]) -> int:
+    """How many held-out texts (columns `keys`) of a table say too little to be looked for in training."""
+    held = "count(*) FROM {accepted} WHERE split <> 'train'"
+    return sum(count for key in keys for (count,) in rows.ask(f"{held} AND {key} = {NO_KEY}"))
 
 
 def shared_texts(rows: Statistics, keys: Sequence[str]) -> Iterator[Reason]:

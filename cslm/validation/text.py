@@ -27,6 +27,9 @@ SCRIPTS: dict[str, tuple[str, ...]] = {
 """Scripts of each language: the first word of the letters' Unicode names."""
 UNSPACED = frozenset({"CJK", "BOPOMOFO", "HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA", "THAI"})
 """Scripts without spaces between words."""
+LEAST_WORDS, LEAST_LETTERS = 4, 6
+"""What a text says at least that two utterances do not have in common by chance, as people say "yeah" and "嗯"
+all the time. Letters count in scripts without spaces, where short questions (鸭子有几条腿) have six."""
 JOINERS = "\u200c\u200d"
 """Zero-width (non-)joiners are part of spelling in Persian and Hindi."""
 LAYOUT = "\n\t"
@@ -74,6 +77,13 @@ def control_characters(text: str, spoken: bool = True) -> str:
     known = JOINERS if spoken else JOINERS + LAYOUT
     wrong = {c for c in text if (unicodedata.category(c)[0] == "C" and c not in known) or c == "\ufffd"}
     return " ".join(f"U+{ord(c):04X}" for c in sorted(wrong))
+
+
+def says_little(text: str) -> bool:
+    """Whether many people say just this (`LEAST_WORDS`, `LEAST_LETTERS`)."""
+    if letters := sum(_script(character) in UNSPACED for character in text):
+        return letters < LEAST_LETTERS
+    return sum(any(map(str.isalnum, word)) for word in text.split()) < LEAST_WORDS
 
 
 def text_key(text: str, language: str) -> int:

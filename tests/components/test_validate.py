@@ -45,13 +45,14 @@ def utterance(number: int, seconds: float = 1.0, level: float = 0.3, **changes: 
     """A tone of its own pitch, with a text of its own."""
     tone = level * np.sin(np.arange(round(seconds * SAMPLE_RATE)) * (0.1 + number / 1000))
     row = {"id": f"u{number}", "audio": encode_flac(tone.astype(np.float32)), "duration_s": seconds}
-    row |= {"sample_rate": SAMPLE_RATE, "text": f"{WORDS[number % 13]} of {number}", "language": "en"}
+    row |= {"sample_rate": SAMPLE_RATE, "text": f"it is {WORDS[number % 13]} of {number}", "language": "en"}
     return {**row, "speaker": "anna", "source": "mine", "split": "train", **changes}
 
 
 def dialogue(number: int, **changes: str) -> dict[str, str]:
     row = dict.fromkeys(DIALOGUE.names, "en") | {"id": f"d{number}", "split": "train"}
-    row |= {"question": f"question {number}", "answer": "yes", "question_speech": "", "answer_speech": ""}
+    row |= {"question": f"this is question {number}", "answer": "yes"}
+    row |= {"question_speech": "", "answer_speech": ""}
     return row | changes
 
 
@@ -153,6 +154,15 @@ def test_old_corpora_stay_in_the_data_as_the_replay(check: Check) -> None:
     assert counts["speech"].keys() == {"old.en", "new.en"}
 
 
+def test_what_everybody_says_is_no_leak(check: Check) -> None:
+    """One held-out "yeah" would take thousands of training rows from thousands of hours."""
+    said = [utterance(31, text="Yeah.", seconds=0.8), utterance(32, text="yeah", seconds=0.8, split="test")]
+    check([*(utterance(n) for n in range(30)), *said], max_quarantined=0.0)
+    assert reasons("utterances") == {}
+    metrics = json.loads(Path("metrics/validate.json").read_text("utf-8"))
+    assert metrics["heldout_not_looked_for"]["utterances"] == 1
+
+
 def test_bad_rows_go_to_quarantine_with_a_reason(check: Check) -> None:
     good = [utterance(n) for n in range(20)]
     good.append(utterance(19, id="zh", text="你好", language="zh", seconds=0.9))
@@ -177,7 +187,7 @@ def test_bad_rows_go_to_quarantine_with_a_reason(check: Check) -> None:
             dialogue(1, question_speech="u20"),
             dialogue(2, answer="是"),
             dialogue(3, split="dev"),
-            dialogue(4, question="Question 3?"),
+            dialogue(4, question="This is question 3?"),
         ],
         [
             translation(0),

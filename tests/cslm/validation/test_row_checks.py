@@ -13,7 +13,7 @@ from cslm.audio import SAMPLE_RATE, decode, encode_flac
 from cslm.validation.checks import Limits, pair_checks, refusals, statistics_of_texts, statistics_of_utterance
 from cslm.validation.checks import utterance_checks as checks_of
 from cslm.validation.signal import measure
-from cslm.validation.text import characters, control_characters, script_share, text_key
+from cslm.validation.text import characters, control_characters, says_little, script_share, text_key
 
 LIMITS = Limits(
     languages=["en", "zh"],
@@ -138,3 +138,10 @@ def test_text_statistics() -> None:
     assert script_share("\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645", "fa") == 1
     assert control_characters("\u0645\u06cc\u200c\u062e") == ""  # Persian spells with a zero-width non-joiner
     assert text_key("What IS it?", "en") == text_key("what is it", "en") != text_key("what is it", "de")
+
+
+def test_what_says_little_is_what_many_say() -> None:
+    for text in ("嗯", "对对对", "YEAH", "Oh, thank you!", "- - - yes", ""):
+        assert says_little(text), text
+    for text in ("鸭子有几条腿？", "What is it called?", "What is 12 plus 7?"):
+        assert not says_little(text), text
