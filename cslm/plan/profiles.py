@@ -121,13 +121,18 @@ _PROFILES = (
         LLAMA_8B,
         units=4096,
         hours=77_000,
-        tokens={"pretrain": 6.1e9 + 0.6e9 + 1.9e9, "finetune": 500_000 * 700},
+        tokens={
+            "pretrain": 6.1e9 * (0.5 + 0.5) + 0.6e9 + 1.9e9,
+            "finetune": 500_000 * 700 + 1.9e9 * 0.05,
+        },
         sources=(
             "model: config.json of meta-llama/Llama-3.1-8B-Instruct, and 4,096 units of CosyVoice's tokenizer",
             f"pretrain: {PAPER}: 77 k h of speech (s), 6.1 B tokens of speech with text, 0.6 B of translation "
-            "(s), 1.9 B of text (s)",
+            "(s), 1.9 B of text (s). Half of the utterances are written and half read aloud, as "
+            "`compose` of the profile has it: 6.1 B tokens in 77 k h are 22 a second, one pass",
             f"finetune: {PAPER}: 200 k dialogues, their translation, 100 k across languages (s). 700 tokens a "
-            "dialogue is a guess: half a minute of speech, with its text",
+            "dialogue is a guess: half a minute of speech, with its text. Beside them a twentieth of the "
+            "written text, as the profile has it",
             "(s): a figure from a third party's summary of the paper",
         ),
     ),
