@@ -192,7 +192,8 @@ def _verdict(
     whole, remade = (", ".join(fits[a]) or "none" for a in (False, True))
     return (
         f"[bold]Fits:[/] ZeRO {whole}; with gradient checkpointing ZeRO {remade}.\n"
-        f"[bold]In all:[/] {_time(hours)} and {usd:,.0f} USD{AGAIN if again else ''}, tokenisation included."
+        f"[bold]Tokenisation and both phases, not the other stages:[/] {_time(hours)} and "
+        f"{usd:,.0f} USD{AGAIN if again else ''}."
     )
 
 

@@ -15,6 +15,8 @@ AGAIN = 4 / 3
 """Arithmetic with gradient checkpointing: the forward pass, a third of the whole, is made twice."""
 TOKENIZED = 390.0
 """Hours of speech that become units in an hour."""
+INGESTED, VALIDATED = 15_867, 4_987
+"""Rows a second, of half a second of sound each."""
 FLAC_BYTES = 62e6
 """An hour of 16 kHz mono."""
 UNIT_BYTES = 25 * 3600 * 8.0
@@ -28,7 +30,12 @@ ASSUMPTIONS = (
     "CosyVoice's makes 28 on those cores (benchmarks/speed.md), so for it a GPU 14 times as fast is assumed",
     "operations: 6 for each token and weight that multiplies (cslm.training.speed), and causal attention in "
     "documents as long as a row (PaLM, arXiv 2204.02311, appendix B); a third more with gradient checkpointing",
-    "communication between GPUs, evaluation, restarts and the speech decoder take no time here",
+    "communication between GPUs and restarts take no time here",
+    "not counted in time and money: ingest, validate, train_tokenizer, align, train_decoder, text_model, "
+    "backbone, compose, evaluate and register. Measured are two of them, on one core and with half a second of "
+    f"sound in a row (benchmarks/speed.md): {INGESTED:,} rows a second are ingested and {VALIDATED:,} "
+    f"validated, {1e8 / INGESTED / 3600:.1f} and {1e8 / VALIDATED / 3600:.1f} h for 100 M rows. Longer "
+    "sound takes longer",
     f"storage: FLAC at {FLAC_BYTES / 1e6:.0f} MB an hour (LibriSpeech), once as ingested and once as accepted; "
     "25 units a second; packed rows of 20 bytes a token; three checkpoints are kept while a fourth is written; "
     "models of 32 bits from backbone, pretrain and finetune",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -197,3 +198,17 @@ def test_all_figures_can_be_read_on_a_narrow_screen(
 def test_unknown_names_are_refused_with_those_that_exist(profile: str, gpu: str, allowed: str) -> None:
     with pytest.raises(SystemExit, match=f"there is no such .*{allowed}"):
         main(profile, gpus=1, gpu=gpu, price=None, utilisation=None)
+
+
+def test_what_is_not_in_the_sum_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    stages = (ROOT / "dvc.yaml").read_text("utf-8")
+    main("llama3.1-8b", gpus=24, gpu="h100", price=None, utilisation=None)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Tokenisation and both phases, not the other stages: " in said
+    _, _, named = said.partition("not counted in time and money: ")
+    counted = {"tokenize", "pretrain", "finetune"}
+    for stage in set(re.findall(r"^  (\w+):$", stages, re.MULTILINE)) - counted:
+        assert re.search(rf"\b{stage}\b", named), stage
+    assert "1.8 and 5.6 h for 100 M rows" in named, (
+        "at the 15,867 and 4,987 rows a second of benchmarks/speed.md"
+    )
