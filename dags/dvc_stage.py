@@ -72,7 +72,7 @@ def main() -> int:
     if os.environ.get(NODE, "0") != "0":
         join = ["python", "-m", "cslm.training.join", str(arguments.result)]
         return subprocess.run(join, check=False).returncode
-    return told(lambda: _work(arguments), arguments.pull)
+    return exit_code(lambda: _work(arguments), arguments.pull)
 
 
 def _work(arguments: argparse.Namespace) -> None:
@@ -88,7 +88,7 @@ def _work(arguments: argparse.Namespace) -> None:
     arguments.result.write_text(json.dumps({"state": state}), "utf-8")
 
 
-def told(work: Callable[[], None], pull: bool) -> int:
+def exit_code(work: Callable[[], None], pull: bool) -> int:
     """Do some work with DVC, and say in a line what went wrong; the exit code."""
     from botocore.exceptions import BotoCoreError, ClientError
     from dvc.exceptions import DvcException

@@ -48,7 +48,7 @@ def main() -> int:
         "XDG_CACHE_HOME": str(home / "cache"),
         "PYTHONPATH": str(workspace),
     }
-    return dvc_stage.told(lambda: _work(arguments, home, workspace), pull=True)
+    return dvc_stage.exit_code(lambda: _work(arguments, home, workspace), pull=True)
 
 
 def code_file(tree: str) -> str:

@@ -80,7 +80,8 @@ def start_stage(facts: Facts, stage: graph.Stage, item: str | None) -> Work:
         RunFailed: there can be no workspace.
     """
     work = work_of(facts, stage, item)
-    with told(facts, work.address):
+    events.emit(places.results(facts["run"]), work.address, "started")
+    with reported(facts, work.address):
         _workspace(facts, work.address)
     return work
 
@@ -94,7 +95,7 @@ def end_stage(facts: Facts, stage: graph.Stage, item: str | None, log: Log, doin
         RunFailed: with the last lines that the stage printed.
     """
     work = work_of(facts, stage, item)
-    with told(facts, work.address, started=False) as ended:
+    with reported(facts, work.address) as ended:
         lines = _stream(doing, facts, work.address, log, work.workspace)
         state = str(json.loads(_result(work.workspace).read_text("utf-8"))["state"])
         for path in stage.metrics:
@@ -148,7 +149,8 @@ def register(facts: Facts, log: Log) -> None:
     run, folder = facts["run"], places.results(facts["run"])
     work = _work(facts, REGISTER, ["--restore-all"])
     command = [python(), "-m", "components.register"]
-    with told(facts, REGISTER) as ended:
+    events.emit(folder, REGISTER, "started")
+    with reported(facts, REGISTER) as ended:
         _workspace(facts, REGISTER)
         _stream(lambda line: launch(work, line), facts, REGISTER, log, work.workspace)
         for name in ("dvc.lock", "metrics", "report"):
@@ -165,18 +167,15 @@ def register(facts: Facts, log: Log) -> None:
 
 
 @contextmanager
-def told(facts: Facts, address: str, started: bool = True) -> Iterator[Callable[[str, str], None]]:
-    """Tell the world that a task began, how it ended (by the function given), or why it failed.
+def reported(facts: Facts, address: str) -> Iterator[Callable[[str, str], None]]:
+    """Note among the run's events how a task ended (by the function given), or why it failed.
 
     Raises:
         RunFailed: for every failure that has an explanation.
     """
-    folder, began = places.results(facts["run"]), time.time()
-    if started:
-        events.emit(folder, address, "started")
-    else:  # when its workspace was made
-        with suppress(OSError):
-            began = _local_config(places.workspace(facts["run"], address)).stat().st_mtime
+    folder = places.results(facts["run"])
+    started = events.last(folder, address, "started")
+    began = float(started["time"]) if started else time.time()
     try:
         yield lambda state, text: events.emit(
             folder, address, state, seconds=time.time() - began, **({"text": text} if text else {})
@@ -250,11 +249,7 @@ def write_dvc_config(checkout: Path, no_scm: bool = False) -> None:
     if remote := os.environ.get("CSLM_DVC_REMOTE"):
         lines += ["['remote \"runs\"']", f"    url = {remote}", "    verify = true"]
         lines[1:1] = ["    remote = runs"]
-    _local_config(checkout).write_text("\n".join(lines) + "\n", "utf-8")
-
-
-def _local_config(checkout: Path) -> Path:
-    return checkout / ".dvc" / "config.local"
+    (checkout / ".dvc" / "config.local").write_text("\n".join(lines) + "\n", "utf-8")
 
 
 def _stream(work: Callable[[Log], int], facts: Facts, address: str, log: Log, workspace: Path) -> list[str]:
@@ -282,10 +277,10 @@ def _stream(work: Callable[[Log], int], facts: Facts, address: str, log: Log, wo
         code = work(line)
     if code:
         cause = "\n".join(f"    {line}" for line in _cause(lines)) or "    it printed nothing"
-        told = code in TOLD_TO_END
+        again = code in TOLD_TO_END
         how = f"killed by signal {-code}" if code < 0 else ""
-        how = "it goes on when it is tried again" if told else how
-        raise (MachineAway if told else RunFailed)(
+        how = "it goes on when it is tried again" if again else how
+        raise (MachineAway if again else RunFailed)(
             f"stage {address} failed{f' ({how})' if how else ''}\n"
             f"  cause:\n{cause}\n  log: {path}\n  its files: {workspace}"
         )

@@ -24,7 +24,7 @@ import time
 from pathlib import Path
 from typing import Any, TextIO
 
-from dags import dvc_stage, parameters, places, preparation, tracking
+from dags import dvc_stage, events, parameters, places, preparation, tracking
 from infra import airflow_local, services
 from infra.metrics_table import table
 
@@ -98,11 +98,11 @@ def follow(run: str, conf: dict[str, Any], log: Path) -> int:
             start_new_session=True,
         )
         screen = Screen(sys.stdout)
-        events = Events(places.results(run) / "events.jsonl")
+        told = events.Reader(places.results(run))
         try:
             while True:
                 ended = child.poll() is not None
-                for event in events.read():
+                for event in told.read():
                     screen.show(event)
                 if ended:
                     break
@@ -138,26 +138,8 @@ def end_child(child: subprocess.Popen[bytes]) -> None:
 
 def _close(run: str) -> None:
     """End the MLflow run of an interrupted run as KILLED, if it had begun."""
-    for event in Events(places.results(run) / "events.jsonl").read():
-        if event["state"] == "prepared":
-            tracking.end(event["mlflow_run"], "KILLED")
-
-
-class Events:
-    """New whole lines of a file that another process writes."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.position = 0
-
-    def read(self) -> list[dict[str, Any]]:
-        if not self.path.exists():
-            return []
-        with self.path.open("rb") as file:
-            file.seek(self.position)
-            whole = file.read().rpartition(b"\n")
-        self.position += len(whole[0]) + len(whole[1])
-        return [json.loads(line) for line in whole[0].splitlines()]
+    if begun := events.last(places.results(run), "", "prepared"):
+        tracking.end(begun["mlflow_run"], "KILLED")
 
 
 class Screen:
@@ -224,10 +206,8 @@ def _summary(run: str, seconds: float) -> None:
     headlines = folder / "report" / "evaluation" / "headlines.json"
     if headlines.exists():
         print("\n" + "\n".join(table(headlines)))
-    registered = [
-        e["text"] for e in Events(folder / "events.jsonl").read() if e["stage"] == "register" and "text" in e
-    ]
-    print(f"\nregistered: {registered[-1] if registered else '-'}")
+    registered = events.last(folder, "register", "ran") or {}
+    print(f"\nregistered: {registered.get('text', '-')}")
     print(f"took:       {int(seconds // 60)} min {seconds % 60:.0f} s")
     print(f"results:    {_short(folder)} (dvc.lock, metrics/, report/), and the branch runs/{run}")
     print("look:       make up  (the pages of Airflow and MLflow)")

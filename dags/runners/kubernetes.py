@@ -84,12 +84,12 @@ class StagePod(KubernetesPodOperator):
         stage = self._stage(context)
         with failures.readable():
             work = run.work_of(self.facts, stage, self.item)
-            with run.told(self.facts, work.address, started=False):
+            with run.reported(self.facts, work.address):
                 self._describe(work)
                 begun = self._at_work(context)
             if not begun:
                 run.start_stage(self.facts, stage, self.item)
-            with run.told(self.facts, work.address, started=False), pods.reachable():
+            with run.reported(self.facts, work.address), pods.reachable():
                 super().execute(context)
 
     def defer(self, *, trigger: BaseTrigger, **how: Any) -> NoReturn:

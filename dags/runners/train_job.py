@@ -60,11 +60,11 @@ class StageTrainJob(BaseOperator):
         stage = STAGES[self.stage_name]
         with failures.readable():
             work = run.work_of(self.facts, stage, None)
-            with run.told(self.facts, work.address, started=False), pods.reachable():
+            with run.reported(self.facts, work.address), pods.reachable():
                 at_work = _at_work(self._found())
             if not at_work:
                 run.start_stage(self.facts, stage, None)
-                with run.told(self.facts, work.address, started=False), pods.reachable():
+                with run.reported(self.facts, work.address), pods.reachable():
                     self._create(described(self._name, stage, work))
         deadline = time.time() + pods.SCHEDULED_S
         trigger = train_job_trigger.TrainJobTrigger(self._name, pods.namespace(), deadline)
@@ -82,7 +82,7 @@ class StageTrainJob(BaseOperator):
                 f"{hours:g} hours ({runners.STAGE_HOURS}), and is stopped; another try goes on from its last "
                 "checkpoint"
             )
-            with failures.readable(), run.told(self.facts, self.stage_name, started=False), pods.reachable():
+            with failures.readable(), run.reported(self.facts, self.stage_name), pods.reachable():
                 self._delete()
                 raise run.MachineAway(cause) from None
 

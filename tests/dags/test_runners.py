@@ -147,7 +147,7 @@ def test_airflow_tries_again_where_a_machine_was_away(
 ) -> None:
     monkeypatch.setenv("CSLM_HOME", str(tmp_path))
     facts = {"run": "r", "mlflow_run": ""}
-    with pytest.raises(kind, match="why") as caught, failures.readable(), run.told(facts, "validate"):
+    with pytest.raises(kind, match="why") as caught, failures.readable(), run.reported(facts, "validate"):
         raise error("why")
     assert caught.type is kind
     assert '"state": "failed"' in (tmp_path / "runs" / "r" / "events.jsonl").read_text()

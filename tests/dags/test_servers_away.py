@@ -40,7 +40,7 @@ def test_a_store_that_is_away_is_tried_again_and_one_that_refuses_is_not(
     store = boto3.client(
         "s3", endpoint_url=server, aws_access_key_id="a", aws_secret_access_key="b", region_name="us-east-1"
     )
-    code = dvc_stage.told(lambda: store.head_object(Bucket="bucket", Key="dvc"), pull=True)
+    code = dvc_stage.exit_code(lambda: store.head_object(Bucket="bucket", Key="dvc"), pull=True)
     assert code == (75 if again else 1)
     assert "s3://bucket/dvc (CSLM_DVC_REMOTE), does not do its work" in capsys.readouterr().err
 
@@ -52,7 +52,7 @@ def test_an_mlflow_that_is_away_is_tried_again_and_one_that_refuses_is_not(mlflo
         tracking.start("night", {}, {})
     assert (ended.type is AirflowFailException) is not again
     facts = {"run": "night", "commit": "", "mlflow_run": "1"}
-    with pytest.raises(run.RunFailed, match="stage double failed") as failed, run.told(facts, "double"):
+    with pytest.raises(run.RunFailed, match="stage double failed") as failed, run.reported(facts, "double"):
         tracking.end("1", "FINISHED")
     assert (failed.type is run.MachineAway) is again
 
