@@ -59,7 +59,8 @@ def _events(results: Path) -> list[dict[str, Any]]:
     file = results / "events.jsonl"
     if not file.exists():
         raise SystemExit(f"{file} is not there: give the folder that a run has left behind, var/runs/NAME")
-    return [json.loads(line) for line in file.read_text("utf-8").splitlines()]
+    events = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
+    return [event for event in events if (event["stage"], event["state"]) != ("", "failed")]  # of earlier tries
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@
     {"time": 1732245004.2, "stage": "tokenize@en", "state": "progress", "text": "120/800 utterances"}
     {"time": 1732245012.9, "stage": "tokenize@en", "state": "ran", "seconds": 12.8}
 
-States of a stage: started, progress, then ran, cached or failed. The run itself is the stage ''.
+States of a stage: started, progress, then ran, cached or failed. The run itself is the stage '': prepared, then
+finished, or failed outside of its stages.
 """
 
 from __future__ import annotations

@@ -53,36 +53,38 @@ def prepare(
     Raises:
         run.RunFailed: a bad name, profile, reference, parameter or corpus path; nothing has been run then.
     """
-    project = places.PROJECT
-    commit_id, params = checked_commit(name, profile, overrides, ref, base)
-    stages = graph.read_graph(project / "dvc.yaml")
-    known = graph.addresses(stages, params)
-    check_force(force, stages, known)
-    try:
-        commit_id = snapshot.branch(project, f"runs/{name}", commit_id, run.results_message(name))
-    except snapshot.SnapshotFailed as error:
-        raise run.RunFailed(f"prepare: {error}") from error
-    log(f"run {name}: commit {commit_id} (branch runs/{name}), profile {params.get('profile', profile)}")
-    tags = {
-        "git_commit": commit_id,
-        "profile": str(params.get("profile", profile)),
-        "airflow_run": airflow_run,
-        "mlflow.note.content": why,
-    }
-    data = datasets.tracked(params, lambda path: snapshot.text(project, commit_id, path))
-    facts: run.Facts = {
-        "run": name,
-        "commit": commit_id,
-        "profile": tags["profile"],
-        "model": _model_of(params),
-        "airflow_run": airflow_run,
-        "data_version": datasets.version(data),
-        "force": force,
-        "mlflow_run": tracking.start(name, tags, params, data),
-    }
-    facts |= {s.name: graph.items(s, params) for s in stages.values() if s.foreach is not None}
-    events.emit(places.results(name), "", "prepared", stages=known, **facts)
-    return facts
+    _check_name(name)
+    with run.reported_run(name):
+        project = places.PROJECT
+        commit_id, params = checked_commit(name, profile, overrides, ref, base)
+        stages = graph.read_graph(project / "dvc.yaml")
+        known = graph.addresses(stages, params)
+        check_force(force, stages, known)
+        try:
+            commit_id = snapshot.branch(project, f"runs/{name}", commit_id, run.results_message(name))
+        except snapshot.SnapshotFailed as error:
+            raise run.RunFailed(f"prepare: {error}") from error
+        log(f"run {name}: commit {commit_id} (branch runs/{name}), profile {params.get('profile', profile)}")
+        tags = {
+            "git_commit": commit_id,
+            "profile": str(params.get("profile", profile)),
+            "airflow_run": airflow_run,
+            "mlflow.note.content": why,
+        }
+        data = datasets.tracked(params, lambda path: snapshot.text(project, commit_id, path))
+        facts: run.Facts = {
+            "run": name,
+            "commit": commit_id,
+            "profile": tags["profile"],
+            "model": _model_of(params),
+            "airflow_run": airflow_run,
+            "data_version": datasets.version(data),
+            "force": force,
+            "mlflow_run": tracking.start(name, tags, params, data),
+        }
+        facts |= {s.name: graph.items(s, params) for s in stages.values() if s.foreach is not None}
+        events.emit(places.results(name), "", "prepared", stages=known, **facts)
+        return facts
 
 
 def checked_commit(
@@ -93,8 +95,7 @@ def checked_commit(
     Raises:
         run.RunFailed: a bad name, profile, reference, parameter or corpus path.
     """
-    if not NAME.fullmatch(name):
-        raise run.RunFailed(f"name of the run {name!r}: letters, digits, dot, dash and underscore, please")
+    _check_name(name)
     try:
         files: dict[str, bytes] = {}
         if base:
@@ -114,6 +115,11 @@ def checked_commit(
     ) as error:
         raise run.failed(f"prepare: {error}", error) from error
     return commit_id, params
+
+
+def _check_name(name: str) -> None:
+    if not NAME.fullmatch(name):
+        raise run.RunFailed(f"name of the run {name!r}: letters, digits, dot, dash and underscore, please")
 
 
 def _model(profile: str, overrides: dict[str, Any]) -> str:

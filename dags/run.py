@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -190,14 +191,26 @@ def reported(facts: Facts, address: str) -> Iterator[Callable[[str, str], None]]
         raise failed(cause, error) from error
 
 
+@contextmanager
+def reported_run(name: str) -> Iterator[None]:
+    """Note among a run's events why it failed outside of its stages."""
+    try:
+        yield
+    except (RunFailed, snapshot.SnapshotFailed, tracking.TrackingFailed) as error:
+        cause = f"run {name} failed\n  cause:\n{textwrap.indent(str(error), '    ')}"
+        events.emit(places.results(name), "", "failed", cause=cause)
+        raise
+
+
 def record(facts: Facts, log: Log) -> str:
     """Commit dvc.lock and metrics on the run's branch and close the MLflow run; returns the commit."""
     run, folder = facts["run"], places.results(facts["run"])
     files = {"dvc.lock": folder / "dvc.lock"}
     files |= {str(file.relative_to(folder)): file for file in sorted((folder / "metrics").rglob("*.json"))}
-    commit_id = snapshot.add_files(places.PROJECT, f"runs/{run}", files, results_message(run))
-    _accept(folder / "report" / "validation" / "statistics.json")
-    tracking.end(facts["mlflow_run"], "FINISHED")
+    with reported_run(run):
+        commit_id = snapshot.add_files(places.PROJECT, f"runs/{run}", files, results_message(run))
+        _accept(folder / "report" / "validation" / "statistics.json")
+        tracking.end(facts["mlflow_run"], "FINISHED")
     shutil.rmtree(places.home() / "workspaces" / run, ignore_errors=True)
     events.emit(folder, "", "finished", commit=commit_id)
     log(f"run {run}: results are commit {commit_id} on branch runs/{run}")

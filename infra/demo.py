@@ -15,7 +15,6 @@ from __future__ import annotations
 import datetime
 import json
 import os
-import re
 import secrets
 import signal
 import subprocess
@@ -29,8 +28,7 @@ from infra import airflow_local, services
 from infra.metrics_table import table
 
 POLL_S = 0.2
-EXPLAINED = re.compile(r"Airflow(?:Fail)?Exception: ")
-"""What stands in Airflow's log before the words of `dags.failures.readable`."""
+TAIL_LINES = 12
 PLAIN_PROGRESS_S = 10.0
 WIDTH = 28
 
@@ -44,7 +42,7 @@ def main() -> int:
         )
     if not preparation.NAME.fullmatch(run):
         return _say(f"RUN={run}: letters, digits, dot, dash and underscore, please")
-    if (places.results(run) / "events.jsonl").exists():
+    if events.last(places.results(run), "", "prepared"):
         return _say(f"RUN={run}: there is a run of this name; choose another one")
     try:
         overrides = parameters.given(os.environ.get("SET", ""))
@@ -87,6 +85,8 @@ def follow(run: str, conf: dict[str, Any], log: Path) -> int:
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup has it: it outlives its terminal
         signal.signal(signal.SIGHUP, _interrupt)
     command = [sys.executable, "-m", "dags.in_process", json.dumps(conf)]
+    told = events.Reader(places.results(run))
+    told.read()  # of an earlier try, which came to nothing
     with log.open("w", encoding="utf-8") as file:
         child = subprocess.Popen(
             command,
@@ -98,7 +98,6 @@ def follow(run: str, conf: dict[str, Any], log: Path) -> int:
             start_new_session=True,
         )
         screen = Screen(sys.stdout)
-        told = events.Reader(places.results(run))
         try:
             while True:
                 ended = child.poll() is not None
@@ -120,8 +119,8 @@ def follow(run: str, conf: dict[str, Any], log: Path) -> int:
     if screen.failures:
         print("\nFAILED\n" + "\n".join(screen.failures), file=sys.stderr)
     else:
-        when = "outside of the stages" if screen.numbers else "before any stage began"
-        print(f"\nFAILED {when}\n  cause:\n{_cause(log)}", file=sys.stderr)
+        tail = log.read_text("utf-8", errors="replace").rstrip().splitlines()[-TAIL_LINES:]
+        print("\nFAILED\n  cause:", *(f"    {line}" for line in tail), sep="\n", file=sys.stderr)
     print(f"  Airflow's log: {_short(log)}", file=sys.stderr)
     return 1
 
@@ -159,7 +158,8 @@ class Screen:
             self.numbers = {name: i for i, name in enumerate([*event["stages"], "register"], start=1)}
             print(f"commit {event['commit'][:10]} on branch runs/{event['run']}", file=self.out, flush=True)
         elif not stage:
-            return
+            if state == "failed":
+                self.failures.append(event["cause"])
         elif state == "started":
             self._last_progress = time.monotonic()
             self._draw(stage, "")
@@ -211,16 +211,6 @@ def _summary(run: str, seconds: float) -> None:
     print(f"took:       {int(seconds // 60)} min {seconds % 60:.0f} s")
     print(f"results:    {_short(folder)} (dvc.lock, metrics/, report/), and the branch runs/{run}")
     print("look:       make up  (the pages of Airflow and MLflow)")
-
-
-def _cause(log: Path) -> str:
-    """What Airflow's log says last of an error: the explained failure if there is one, else its end."""
-    lines = log.read_text("utf-8", errors="replace").rstrip().splitlines()
-    marks = [i for i, line in enumerate(lines) if EXPLAINED.search(line)]
-    if marks:
-        end = next((i for i in range(marks[-1] + 1, len(lines)) if "[info" in lines[i]), len(lines))
-        lines = [EXPLAINED.split(lines[marks[-1]], maxsplit=1)[1], *lines[marks[-1] + 1 : end]]
-    return "\n".join(f"    {line}" for line in lines[-12:])
 
 
 def _short(path: Path) -> str:

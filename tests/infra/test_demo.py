@@ -81,9 +81,13 @@ def test_the_object_store_is_that_of_airflows_connection(project: Path, tmp_path
 
 
 def test_bad_parameter_fails_before_any_stage(project: Path) -> None:
-    result = toy.demo(project, SET="final.bogus=1")
-    assert result.returncode == 1
-    assert "final.bogus is not a known key; allowed there: plus, mode" in result.stderr
+    """And the name is free for another try, which tells of its own failure alone."""
+    for bogus in ("final.bogus=1", "double.bogus=1"):
+        result = toy.demo(project, RUN="bad", SET=bogus)
+        assert result.returncode == 1
+        assert "\nFAILED\nrun bad failed\n  cause:\n    prepare: bad parameters" in result.stderr
+        assert result.stderr.count("final.bogus is not a known key; allowed there: plus, mode") == 1
+        assert "  Airflow's log: var/logs/bad.log" in result.stderr
     assert toy.calls(project) == []
 
 
