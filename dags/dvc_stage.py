@@ -14,7 +14,8 @@ On several nodes (PET_NODE_RANK, as Kubeflow Trainer sets it) only the first one
 same workspace, join in if the stage trains (cslm.training.join).
 
 Exit codes: 0 done, 1 the stage failed, 3 an ancestor or an input is missing, 75 the stage was told to end
-(SIGTERM) or a server is away, and it goes on when it is tried again, 143 this program was told to end.
+(SIGTERM) or a server is away, and it goes on when it is tried again, 137 its command was killed (SIGKILL), 143
+this program was told to end.
 """
 
 from __future__ import annotations
@@ -57,8 +58,12 @@ KILLED_S = 2.0
 MISSING = 3
 TRY_AGAIN = os.EX_TEMPFAIL
 """75: a stage was told to end, as in cslm.training.ranks, or a server is away (components.stage)."""
-ENDED_FOR_NOW = re.compile(rf"exited with ({TRY_AGAIN}|{128 + signal.SIGTERM}|{-signal.SIGTERM})$")
-"""What DVC says of such a command; without a checkpoint, SIGTERM itself has ended it."""
+KILLED = 128 + signal.SIGKILL
+"""137: most likely for its memory; an engine tells that only of a container's first process."""
+ENDED = re.compile(r"exited with (-?\d+)$")
+"""What DVC says of a command; a shell's own end by a signal is a negative number."""
+ENDED_FOR_NOW = {TRY_AGAIN, 128 + signal.SIGTERM, -signal.SIGTERM}
+"""Without a checkpoint, SIGTERM itself has ended it."""
 
 
 class Missing(Exception):
@@ -108,8 +113,10 @@ def exit_code(work: Callable[[], None], pull: bool) -> int:
                 f"the bucket{_of_pod()}, then run this again: what is finished is kept"
             )
         print(f"error: {cause}", file=sys.stderr, flush=True)
-        again = any(ENDED_FOR_NOW.search(str(each)) or _away(each) for each in chain)
-        return TRY_AGAIN if again else 1
+        ended = {int(found[1]) for each in chain if (found := ENDED.search(str(each)))}
+        if ended & {KILLED, -signal.SIGKILL}:
+            return KILLED
+        return TRY_AGAIN if ended & ENDED_FOR_NOW or any(map(_away, chain)) else 1
     return 0
 
 

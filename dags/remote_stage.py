@@ -10,8 +10,7 @@ outputs as JSON: what depends on this stage has them among its inputs, so that K
 its data. `--register` gathers all results and makes a version of them.
 
 Like dags/dvc_stage.py it lies in the images and imports nothing else of this project.
-Exit codes: 0 done, 1 the stage failed, 3 the code, an ancestor or an input is missing, 75 the stage was told to
-end (SIGTERM) and goes on when it is tried again.
+Exit codes: those of dags/dvc_stage.py; 3 also where the code is missing.
 """
 
 from __future__ import annotations

@@ -22,15 +22,13 @@ from docker import APIClient
 from docker.errors import APIError, DockerException
 from docker.types import DeviceRequest, Mount
 
-from dags import failures, graph, images, places, run, runners
+from dags import dvc_stage, failures, graph, images, places, run, runners
 from dags.runners import container
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
 STAGES = graph.read_graph(places.PROJECT / "dvc.yaml")
-KILLED = "exited with 137"
-"""What DVC says of a command that was killed; an engine tells it only of the container's first process."""
 REMOTE = "CSLM_DVC_REMOTE"
 STORES = (REMOTE, "CSLM_CHECKPOINTS", "AWS_ENDPOINT_URL")
 LABEL = "cslm.home"
@@ -94,14 +92,7 @@ class StageContainer(DockerOperator):
         self.environment = container.environment(work.environment, cpus, self.stage_name, gpus)
         self.mounts = _mounts()
         self.container_name = re.sub(r"[^A-Za-z0-9_.-]", ".", f"cslm-{self.facts['run']}-{work.address}")
-        told: list[str] = []
-
-        def tell(text: str) -> None:
-            told.append(text)
-            line(text)
-
-        self._line = tell
-        begun = False
+        self._line, begun = line, False
         try:
             if any("rootless" in option for option in self.cli.info().get("SecurityOptions") or []):
                 self.user = "0:0"  # which there is the user that runs the engine
@@ -121,7 +112,7 @@ class StageContainer(DockerOperator):
             self._line = None
             if begun:
                 self._remove(self.container_name)
-        if state.get("OOMKilled") or any(KILLED in text for text in told):
+        if state.get("OOMKilled") or state["ExitCode"] == dvc_stage.KILLED:
             line(container.killed(STAGES[self.stage_name]))
         return int(state["ExitCode"])
 

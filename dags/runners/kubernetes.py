@@ -145,7 +145,7 @@ class StagePod(KubernetesPodOperator):
             line(text)
         state = _terminated(self.pod)
         if state is not None and not (failure and _lost(self.pod, state)):
-            if state.reason == pods.OUT_OF_MEMORY or state.exit_code == pods.KILLED:
+            if state.reason == pods.OUT_OF_MEMORY or state.exit_code == dvc_stage.KILLED:
                 line(container.killed(STAGES[self.stage_name]))
             return int(state.exit_code)
         if failure is None:  # and the pod is gone already

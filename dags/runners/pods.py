@@ -34,8 +34,6 @@ SCHEDULED_S = 24 * 3600
 LOGS_EVERY_S = 15
 SHARED_MEMORY = "1Gi"
 OUT_OF_MEMORY = "OOMKilled"
-KILLED = 137
-"""Exit code of SIGKILL."""
 
 
 def name(run_name: str, address: str, longest: int = LONGEST_NAME) -> str:

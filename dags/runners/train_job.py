@@ -21,7 +21,7 @@ from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import TaskDeferralTimeout
 from kubernetes.client import ApiClient, ApiException, CoreV1Api, CustomObjectsApi
 
-from dags import failures, graph, images, parameters, places, run, runners
+from dags import dvc_stage, failures, graph, images, parameters, places, run, runners
 from dags.runners import container, pods, train_job_trigger
 from dags.runners.train_job_trigger import KIND, NODE
 
@@ -176,7 +176,7 @@ class StageTrainJob(BaseOperator):
             for text in self._lines(culprit)[-TAIL_LINES:]:
                 line(f"node {train_job_trigger.number(culprit)}: {text}")
         state = _state(culprit)
-        if state.reason == pods.OUT_OF_MEMORY or state.exit_code == pods.KILLED:
+        if state.reason == pods.OUT_OF_MEMORY or state.exit_code == dvc_stage.KILLED:
             line(container.killed(STAGES[self.stage_name]))
         return int(state.exit_code)
 
