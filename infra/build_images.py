@@ -22,6 +22,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
+from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name, parse_wheel_filename
 
 from dags import images, places
@@ -191,11 +192,14 @@ def _wheels(title: str, locks: list[str], files: list[Path]) -> Path:
 
 
 def _locked(name: str) -> dict[str, str]:
-    """The lock's packages, with their versions and hashes, but for those that only tests need."""
+    """The lock's packages, with their versions and hashes, but for those of NAME-tests.in."""
     folder = places.PROJECT / "requirements"
-    _, _, tests = (folder / f"{name}.in").read_text("utf-8").partition("# tests and ")
+    tests: set[str] = set()
+    if (wishes := folder / f"{name}-tests.in").exists():
+        lines = wishes.read_text("utf-8").splitlines()
+        tests = {canonicalize_name(Requirement(line).name) for line in lines if not line.startswith("#")}
     locked = LOCKED.findall((folder / f"{name}.txt").read_text("utf-8"))
-    return {pin: hashes for pin, hashes in locked if pin.partition("==")[0] not in tests.split()}
+    return {pin: hashes for pin, hashes in locked if canonicalize_name(pin.partition("==")[0]) not in tests}
 
 
 def _pip_wheel(folder: Path, locked: dict[str, str], *options: str) -> None:

@@ -217,10 +217,21 @@ def test_a_bucket_is_made_where_it_is_missing(found: int, made: bool, monkeypatc
             contained._make_bucket()
 
 
-def test_the_orchestrators_image_has_no_tests_and_linters() -> None:
-    packages = {pin.partition("==")[0] for pin in build_images._locked("orchestrator")}
-    assert {"apache-airflow", "dvc", "mlflow", "flask-wtf"} <= packages
-    assert not {"pytest", "ruff", "import-linter"} & packages
+@pytest.mark.parametrize(
+    ("lock", "wanted", "unwanted"),
+    [
+        (
+            "orchestrator",
+            {"apache-airflow", "dvc", "mlflow", "flask-wtf"},
+            {"pytest", "ruff", "import-linter", "kubeflow-trainer-api"},
+        ),
+        ("components", {"torch", "deepspeed", "pyyaml"}, {"pytest", "mypy", "playwright", "types-pyyaml"}),
+    ],
+)
+def test_an_image_has_no_tests_and_linters(lock: str, wanted: set[str], unwanted: set[str]) -> None:
+    packages = {pin.partition("==")[0] for pin in build_images._locked(lock)}
+    assert wanted <= packages
+    assert not unwanted & packages
 
 
 @pytest.mark.parametrize("lock", [*build_images.ENVIRONMENTS.values(), "dvc", "orchestrator"])
