@@ -89,6 +89,7 @@ class Stage:
 
     Args:
         name: may carry an item: `tokenize/en` is the `tokenize` stage of `en`.
+        metrics: name of the file in metrics/, where it is not that of the stage.
 
     Raises:
         SystemExit: params.yaml is not usable, GPUs that it was given are not seen, or the MLflow server does
@@ -99,8 +100,9 @@ class Stage:
     run_id_file: Path | None = None
     """Remembers the MLflow run of a training, for the one that continues it; set before entering."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, metrics: str | None = None) -> None:
         self.name = name
+        self._metrics_file = Path("metrics") / f"{metrics or name}.json"
         try:
             self.settings = load_settings()
         except BadSettings as error:
@@ -155,8 +157,7 @@ class Stage:
         signal.signal(signal.SIGTERM, self._before)
         if kind is None:
             try:
-                path = Path("metrics") / f"{'evaluation' if self.name == 'evaluate' else self.name}.json"
-                write_json(path, {**self._metrics, "mlflow_run_id": self.run_id})
+                write_json(self._metrics_file, {**self._metrics, "mlflow_run_id": self.run_id})
                 mlflow.end_run()
             except (mlflow.MlflowException, OSError) as late:
                 self._fail(late)

@@ -53,7 +53,7 @@ PROGRESS_EVERY_S = 2.0
 
 def main() -> None:
     """Evaluate work/model on the held-out splits of work/aligned and work/accepted (params.yaml: evaluate)."""
-    with Stage("evaluate") as stage:
+    with Stage("evaluate", metrics="evaluation") as stage:
         settings = stage.settings
         try:
             splits = {split: read_split(split, settings) for split in SPLITS}
