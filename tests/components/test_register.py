@@ -249,6 +249,8 @@ def test_a_version_whose_files_are_others_now_does_not_answer_people(workspace: 
 
 def test_a_version_that_cannot_be_opened_is_named_and_left_where_it_lies(workspace: Path) -> None:
     """Its decoder was trained with another tokenizer."""
+    config = workspace / "work/decoder/config.json"
+    write(config, json.dumps(json.loads(config.read_text("utf-8")) | {"tokenizer": "another"}))
     main()
     with pytest.raises(
         SystemExit, match=r"cslm version 1 \(candidate\) cannot be opened: the decoder in .*make demo"
