@@ -1,7 +1,8 @@
-"""A processor that pretends to have a GPU: its tensors say `cuda`, and are computed here all the same.
+"""A processor that pretends to have a GPU: its tensors say `meta`, and are computed here all the same.
 
 As on a GPU, tensors of two places do not go together, but for single numbers and copies. What this cannot show
-is what CUDA's own kernels do: their speed, their rounding, and what they would refuse.
+is what CUDA's own kernels do: their speed, their rounding, and what they would refuse. (PyTorch for processors
+cannot name `cuda`; of the devices that it can, `meta` is the one that goes with nothing else.)
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -18,7 +20,7 @@ COPIES = (aten._to_copy.default, aten.copy_.default)
 
 
 class OnGpu(Tensor):
-    """A tensor that says that it is on `cuda:0`; `here` has its values."""
+    """A tensor that says that it is on `meta`; `here` has its values."""
 
     here: Tensor
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
@@ -31,7 +33,7 @@ class OnGpu(Tensor):
             strides=here.stride(),
             storage_offset=here.storage_offset(),
             dtype=here.dtype,
-            device="cuda:0",
+            device="meta",
         )
         made.here = here
         return made
@@ -42,15 +44,20 @@ class OnGpu(Tensor):
 
 
 class PretendedGpu(TorchDispatchMode):
-    """Within it `cuda` can be used. Autograd must not have run before in this process."""
+    """Within it `meta` is a device that computes."""
 
     def __enter__(self) -> PretendedGpu:
-        torch._C._ensureCUDADeviceGuardSet()
-        torch._C._set_only_lift_cpu_tensors(True)  # else torch.tensor(..., device="cuda") goes past us
+        self._tensor = torch.tensor  # which makes tensors on `meta` past all modes
+
+        def tensor(values: Any, device: Any = None, **options: Any) -> Tensor:
+            made = self._tensor(values, **options)
+            return made if device is None else made.to(device)
+
+        torch.tensor = tensor  # type: ignore[assignment]
         return super().__enter__()  # type: ignore[no-any-return]
 
     def __exit__(self, *error: Any) -> None:
-        torch._C._set_only_lift_cpu_tensors(False)
+        torch.tensor = self._tensor
         super().__exit__(*error)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -63,16 +70,17 @@ def compute(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     Raises:
         RuntimeError: its tensors are of two places.
     """
-    if func is aten._use_cudnn_ctc_loss.Tensor:
-        return False
     tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
     there = any(isinstance(tensor, OnGpu) for tensor in tensors)
     strangers = [tensor for tensor in tensors if not isinstance(tensor, OnGpu) and tensor.ndim]
     if there and strangers and func not in COPIES:
-        raise RuntimeError(f"{func}: expected all tensors to be on the same device, found cuda and cpu")
+        raise RuntimeError(f"{func}: expected all tensors to be on the same device, found meta and cpu")
     if kwargs.get("device") is not None:
-        there = torch.device(kwargs["device"]).type == "cuda"
+        there = torch.device(kwargs["device"]).type == "meta"
         kwargs = {**kwargs, "device": "cpu"}
+    if torch.Tag.inplace_view in func.tags and there:  # our tensors have a shape of their own to change
+        with no_dispatch():
+            func(*args, **kwargs)
     known = {id(_here(tensor)): tensor for tensor in tensors}
 
     def placed(result: Any) -> Any:
