@@ -105,7 +105,8 @@ def train_durations(
             losses.append(loss.item())
     predictor.eval()
     with torch.inference_mode():
-        units, durations, voices, inside = _pad(corpus[: 16 * DURATION_BATCH])
+        heard = random.Random(seed).sample(corpus, min(len(corpus), 16 * DURATION_BATCH))
+        units, durations, voices, inside = _pad(heard)
         length = predictor.calibrate(predictor(units, voices)[inside], durations[inside])
     return float(np.mean(losses[-max(1, steps // 10) :])), length
 

@@ -114,3 +114,14 @@ def test_a_killed_training_ends_with_the_same_weights(
     assert run(continued, "b")[:2] == [4, 5]
     for name, weight in undisturbed.state_dict().items():
         torch.testing.assert_close(continued.state_dict()[name], weight, rtol=0, atol=1e-6, msg=name)
+
+
+def test_durations_are_calibrated_on_all_languages() -> None:
+    """The corpus has one after the other: here 1,100 utterances of one voice, then 1,100 of another."""
+    voices: list[int] = []
+    decoder = SpeechDecoder(DecoderConfig(3, {"ann": "en", "wei": "zh"}, ""), SourceFilterVocoder(48, 2))
+    decoder.durations.register_forward_hook(lambda module, heard, _: voices.extend(heard[1].tolist()))
+    train = [([0, 1, 2], [1, 2, 3], voice) for voice in (0, 1) for _ in range(1100)]
+    train_durations(decoder.durations, train, 1, 5e-3, 1)
+    assert len(voices[64:]) == 1024, "behind the only step"
+    assert 0.4 < np.mean(voices[64:]) < 0.6
