@@ -116,6 +116,9 @@ class FlowMatching(nn.Module):
 
         Unit frames (B, T), how many of each row are real (B,), features (B, M, 82), voices (B,).
         """
+        # Silence follows each row, as it does when an answer is spoken.
+        padding = torch.arange(frames.shape[1], device=frames.device) >= lengths[:, None]
+        frames = frames.masked_fill(padding, self.silence)
         silence = frames.new_full((len(frames), AHEAD), self.silence)
         encoded = self.encode(torch.cat([frames, silence], 1), voice)[:, AHEAD:]
         encoded = self.spread(encoded, 0)

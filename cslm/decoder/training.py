@@ -97,7 +97,7 @@ def train_durations(
         losses: list[float] = []
         for step in range(steps):
             rng = begin_step(optimizer, step, steps, learning_rate, seed)
-            rows = _pad(rng.choices(corpus, k=DURATION_BATCH))
+            rows = _pad(rng.choices(corpus, k=DURATION_BATCH), predictor.silence)
             units, durations, voices, inside = (each.to(device) for each in rows)
             wrong = (predictor(units, voices) - durations.log()).square()
             loss = wrong[inside].mean()
@@ -106,15 +106,15 @@ def train_durations(
     predictor.eval()
     with torch.inference_mode():
         heard = random.Random(seed).sample(corpus, min(len(corpus), 16 * DURATION_BATCH))
-        units, durations, voices, inside = _pad(heard)
+        units, durations, voices, inside = _pad(heard, predictor.silence)
         length = predictor.calibrate(predictor(units, voices)[inside], durations[inside])
     return float(np.mean(losses[-max(1, steps // 10) :])), length
 
 
-def _pad(rows: Sequence[Merged]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Units, durations (1 in the padding), voices, and which places are no padding."""
+def _pad(rows: Sequence[Merged], silence: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Units and durations (`silence` and 1 in the padding), voices, and which places are no padding."""
     longest = max(len(units) for units, _, _ in rows)
-    units = torch.zeros(len(rows), longest, dtype=torch.long)
+    units = torch.full((len(rows), longest), silence)
     durations = torch.ones(len(rows), longest)
     inside = torch.zeros(len(rows), longest, dtype=torch.bool)
     for row, (merged, lasting, _) in enumerate(rows):

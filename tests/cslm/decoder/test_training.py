@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 
 from cslm.audio import SAMPLE_RATE, Samples
 from cslm.decoder import DecoderConfig, SpeechDecoder
-from cslm.decoder.corpus import SpeechFile
+from cslm.decoder.corpus import SpeechFile, acoustic_batch
 from cslm.decoder.training import Merged, Recipe, train_durations, train_flow, train_vocoder
 from cslm.decoder.vocoder import HifiGanVocoder, SourceFilterVocoder
 
@@ -125,3 +126,20 @@ def test_durations_are_calibrated_on_all_languages() -> None:
     train_durations(decoder.durations, train, 1, 5e-3, 1)
     assert len(voices[64:]) == 1024, "behind the only step"
     assert 0.4 < np.mean(voices[64:]) < 0.6
+
+
+def test_a_short_utterance_ends_in_silence_beside_a_long_one(corpus: SpeechFile) -> None:
+    """Its padding is what follows when it is spoken, not the unit 0."""
+    read: list[torch.Tensor] = []
+    decoder = fresh()
+    for network in (decoder.flow, decoder.durations):
+        network.units.register_forward_hook(lambda module, given, _: read.append(given[0]))
+    batch = acoustic_batch(corpus, 600, 160, random.Random(1))
+    assert len(set(batch.lengths.tolist())) > 1
+    decoder.flow.loss(batch.frames, batch.lengths, batch.features, batch.voices)
+    for row, length in zip(read[0], batch.lengths.tolist(), strict=True):
+        assert (row[:length] < 3).all() and (row[length:] == decoder.flow.silence).all()
+    read.clear()
+    train_durations(decoder.durations, [([1, 2], [1, 2], 0), ([1, 2, 0, 1], [1, 2, 1, 3], 0)] * 9, 1, 5e-3, 1)
+    for row in torch.cat(read):
+        assert row.tolist() in ([1, 2, 3, 3, 3, 3], [1, 2, 0, 1, 3, 3])
