@@ -6,7 +6,8 @@ memory holds one row group, whatever the size of the corpus.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator, Mapping
+import random
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -143,3 +144,20 @@ def read_shard(
                 continue
             for batch in file.iter_batches(ROWS_PER_GROUP, row_groups=[group], columns=columns):
                 yield from filter(is_wanted, batch.to_pylist())
+
+
+def random_part(
+    rows: Iterable[dict[str, Any]], share: float, seed: int, kind: Sequence[str]
+) -> Iterator[dict[str, Any]]:
+    """Each row with the probability `share`, and the first of each kind in any case.
+
+    Args:
+        kind: the fields in which rows of one kind are equal.
+    """
+    rng = random.Random(seed)
+    known: set[tuple[Any, ...]] = set()
+    for row in rows:
+        of_row = tuple(row[name] for name in kind)
+        if rng.random() < share or of_row not in known:
+            known.add(of_row)
+            yield row

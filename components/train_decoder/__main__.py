@@ -8,6 +8,7 @@ how near its speech is to the dev split's goes to `metrics/train_decoder.json`.
 
 from __future__ import annotations
 
+import logging
 import tempfile
 import time
 from collections import deque
@@ -22,16 +23,17 @@ import torch
 import typer
 
 from components.checkpoints import checkpoints_of
+from components.settings import TrainDecoder
 from components.stage import Stage, StageFailed, home
 from cslm.audio import SAMPLE_RATE, Samples, change_speed, decode
 from cslm.decoder import DecoderConfig, SpeechDecoder
 from cslm.decoder.corpus import SpeechFile
-from cslm.decoder.training import Recipe, train_durations, train_flow, train_vocoder
+from cslm.decoder.training import Merged, Recipe, train_durations, train_flow, train_vocoder
 from cslm.decoder.vocoder import HifiGanVocoder, SourceFilterVocoder
-from cslm.shards import read_rows
+from cslm.shards import UNKNOWN_SPEAKER, random_part, read_rows
 from cslm.tokenizer import open_tokenizer
 from cslm.tokenizer.corpus import LabelErrors
-from cslm.units import expand_runs, merge_runs
+from cslm.units import merge_runs
 
 UTTERANCES, UNITS, TOKENIZER = Path("work/accepted/utterances"), Path("work/units"), Path("work/tokenizer")
 DECODER = Path("work/decoder")
@@ -41,6 +43,8 @@ Row = tuple[Samples, npt.NDArray[np.int64], int]
 """Samples, unit frames and voice of an utterance."""
 MEASURED = 40
 """Utterances of dev in each language that are spoken again to measure the decoder."""
+
+log = logging.getLogger("cslm")
 
 
 def main() -> None:
@@ -76,8 +80,9 @@ def open_decoder(stage: Stage) -> SpeechDecoder:
                 f"{folder} speaks the units of another tokenizer than {TOKENIZER}; train one for these: "
                 "train_decoder.checkpoint null, steps and vocoder_steps as in profiles/from-scratch.yaml"
             )
-        lacking = voices_of_training().items() - decoder.config.voices.items()
-        return decoder.with_voices(dict(sorted(lacking))) if settings.new_voices and lacking else decoder
+        known = decoder.config.voices
+        lacking = {name: native for name, native in voices_of_training().items() if name not in known}
+        return decoder.with_voices(lacking) if settings.new_voices and lacking else decoder
     torch.manual_seed(stage.settings.seed)
     voices = voices_of_training()
     if not voices:
@@ -103,25 +108,28 @@ def open_decoder(stage: Stage) -> SpeechDecoder:
 def voices_of_training() -> dict[str, str]:
     """Speakers of the train split, each with the language that it speaks (the last one, if several)."""
     rows = _units("train", ["speaker", "language"])
-    return dict(sorted({row["speaker"]: row["language"] for row in rows}.items()))
+    return dict(sorted({_voice(row): row["language"] for row in rows}.items()))
+
+
+def _voice(row: Mapping[str, Any]) -> str:
+    """Name of who speaks an utterance; those whom no corpus names are one voice in each language."""
+    speaker: str = row["speaker"]
+    return speaker if speaker != UNKNOWN_SPEAKER else f"{speaker}-{row['language']}"
 
 
 def train(stage: Stage, decoder: SpeechDecoder, scratch: Path, checkpoints: Path) -> None:
     """Train all three networks on the train split."""
     settings, seed = stage.settings.train_decoder, stage.settings.seed
-    merged = [
-        (row["units"], row["durations"], decoder.voice_of(row["speaker"]))
-        for row in _units("train", ["units", "durations", "speaker", "speed"])
-        if row["speed"] == 1 and row["speaker"] in decoder.config.voices
-    ]
-    if not merged:
+    units = units_of_training(decoder, settings, seed)
+    if not units:
         lacking = ", ".join(sorted(voices_of_training())) or "none"
         raise StageFailed(
             f"{settings.checkpoint} has none of the voices of the train split ({lacking}), so there is nothing "
             "to learn: give train_decoder.new_voices true, or steps and vocoder_steps 0 to take it as it is"
         )
     corpus, speeds = SpeechFile(scratch), speeds_of_training()
-    corpus.write(_told(utterances(decoder, speeds)))
+    corpus.write(_told(utterances(units, speeds, len(decoder.voices))))
+    merged = [said for (_, speed), said in units.items() if speed == 1]
     voices = range(len(decoder.voices))
     told = f"{len(corpus.utterances)} utterances, {len(voices)} voices, {len(speeds)} speeds"
     others = sorted(set(voices_of_training()) - set(decoder.voices))
@@ -183,22 +191,50 @@ def speeds_of_training() -> list[float]:
     return sorted({row["speed"] for row in _units("train", ["speed"])}, key=lambda speed: (speed != 1, speed))
 
 
-def utterances(decoder: SpeechDecoder, speeds: Sequence[float]) -> Iterator[Row]:
-    """Samples, unit frames and voice of each utterance of the train split at each speed.
+def units_of_training(
+    decoder: SpeechDecoder, settings: TrainDecoder, seed: int
+) -> dict[tuple[str, float], Merged]:
+    """Units, durations and voice of utterances of the train split, by id and speed.
 
-    Speech that is played faster is the speech of another voice: number `v` at the second speed is voice
-    `len(decoder.voices) + v`, and so on.
+    Those of voices that the decoder has: a random part, if there is more speech than the steps can use.
     """
-    known = {
-        (row["id"], row["speed"]): (row["units"], row["durations"])
-        for row in _units("train", ["id", "units", "durations", "speed"])
-    }
-    for row in read_rows(UTTERANCES, ["id", "audio", "speaker"], ["train"]):
+    kind = ("speaker", "language", "speed")
+
+    def known(columns: list[str]) -> Iterator[dict[str, Any]]:
+        rows = _units("train", [*kind, *columns])
+        return (row for row in rows if _voice(row) in decoder.config.voices)
+
+    most_s = max(
+        settings.steps * settings.batch_seconds, settings.vocoder_steps * settings.vocoder_batch_seconds
+    )
+    there_s = sum(row["duration_s"] for row in known(["duration_s"]))
+    share = most_s / max(most_s, there_s)
+    number = {name: voice for voice, name in enumerate(decoder.voices)}
+    units: dict[tuple[str, float], Merged] = {}
+    taken_s = 0.0
+    for row in random_part(known(["id", "duration_s", "units", "durations"]), share, seed, kind):
+        said, lasting = (np.asarray(row[name], np.int16) for name in ("units", "durations"))
+        units[row["id"], row["speed"]] = said, lasting, number[_voice(row)]
+        taken_s += row["duration_s"]
+    hours = [seconds / 3600 for seconds in (taken_s, there_s, most_s)]
+    log.info("train_decoder: hears %.1f of %.1f h of speech; its steps can use %.1f h", *hours)
+    return units
+
+
+def utterances(
+    units: Mapping[tuple[str, float], Merged], speeds: Sequence[float], voices: int
+) -> Iterator[Row]:
+    """Samples, unit frames and voice of each utterance of `units_of_training`, at each speed.
+
+    Speech that is played faster is the speech of another voice: number `v` of `voices` at the second speed is
+    voice `voices + v`, and so on.
+    """
+    for row in read_rows(UTTERANCES, ["id", "audio"], ["train"]):
         for number, speed in enumerate(speeds):
-            if (row["id"], speed) in known and row["speaker"] in decoder.config.voices:
-                voice = number * len(decoder.voices) + decoder.voice_of(row["speaker"])
-                frames = expand_runs(*known[row["id"], speed])
-                yield change_speed(decode(row["audio"]), speed), frames, voice
+            if (row["id"], speed) in units:
+                said, lasting, voice = units[row["id"], speed]
+                frames = np.repeat(np.asarray(said, np.int64), lasting)
+                yield change_speed(decode(row["audio"]), speed), frames, number * voices + voice
 
 
 def _units(split: str, columns: list[str]) -> Iterator[dict[str, Any]]:

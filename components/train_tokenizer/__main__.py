@@ -8,7 +8,6 @@ Writes `work/tokenizer`; its label error by split and language goes to `metrics/
 from __future__ import annotations
 
 import logging
-import random
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -26,7 +25,7 @@ from components.settings import TrainTokenizer
 from components.stage import Stage, StageFailed, home
 from cslm.audio import decode
 from cslm.pronunciation import labels
-from cslm.shards import read_rows
+from cslm.shards import random_part, read_rows
 from cslm.tokenizer import COSYVOICE, CosyVoiceTokenizer, SpeechTokenizer, Tokenizer
 from cslm.tokenizer.corpus import LabelErrors, tokenize
 from cslm.tokenizer.features import log_mel
@@ -187,25 +186,15 @@ def frames_of_training(
 
 def speech_of_training(most_s: float, seed: int) -> Iterator[dict[str, Any]]:
     """Utterances of the train split: a random part of about `most_s` seconds if there is more."""
-    told = ["duration_s", "language", "source"]
+    kind = ("source", "language")
+    told = ["duration_s", *kind]
     there_s = sum(row["duration_s"] for row in read_rows(UTTERANCES, told, ["train"]))
     share = most_s / max(most_s, there_s)
-    part = random_part(read_rows(UTTERANCES, told, ["train"]), share, seed)
+    part = random_part(read_rows(UTTERANCES, told, ["train"]), share, seed, kind)
     part_s = sum(row["duration_s"] for row in part)
     hours = [seconds / 3600 for seconds in (part_s, there_s, most_s)]
     log.info("train_tokenizer: hears %.1f of %.1f h of speech; its steps can use %.1f h", *hours)
-    return random_part(read_rows(UTTERANCES, splits=["train"]), share, seed)
-
-
-def random_part(rows: Iterator[dict[str, Any]], share: float, seed: int) -> Iterator[dict[str, Any]]:
-    """Each row with the probability `share`, and the first of each language of each corpus in any case."""
-    rng = random.Random(seed)
-    known: set[tuple[str, str]] = set()
-    for row in rows:
-        kind = row["source"], row["language"]
-        if rng.random() < share or kind not in known:
-            known.add(kind)
-            yield row
+    return random_part(read_rows(UTTERANCES, splits=["train"]), share, seed, kind)
 
 
 def measure(tokenizer: Tokenizer, split: str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -76,7 +77,8 @@ def train_flow(
     flow.eval()
 
 
-Merged = tuple[Sequence[int], Sequence[int], int]
+Run = Sequence[int] | npt.NDArray[np.int16]
+Merged = tuple[Run, Run, int]
 """Units, durations and voice of one utterance."""
 
 

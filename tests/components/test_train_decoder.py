@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from cslm.audio import encode_flac
 from cslm.decoder import SpeechDecoder
 from cslm.decoder.corpus import SpeechFile
 from cslm.decoder.flow import FlowMatching
-from cslm.shards import UTTERANCE, ShardWriter, read_rows
+from cslm.shards import UNKNOWN_SPEAKER, UTTERANCE, ShardWriter, read_rows
 from cslm.tokenizer.corpus import tokenize
 from cslm.tokenizer.speech_tokenizer import SpeechTokenizer, TokenizerConfig
 
@@ -36,7 +37,7 @@ PARAMS: dict[str, Any] = {
         "layers": 2,
         "vocoder_width": 16,
         "vocoder_layers": 1,
-        "batch_seconds": 4,
+        "batch_seconds": 8,
         "vocoder_batch_seconds": 2,
     },
     "text_model": {"steps": 1},
@@ -173,3 +174,51 @@ def test_a_missing_decoder_is_told(project: Path) -> None:
     write_params({"checkpoint": "models/decoder", "steps": 0, "vocoder_steps": 0})
     with pytest.raises(SystemExit, match=r"no decoder in models/decoder .* `make setup`"):
         main()
+
+
+def called_unknown(folder: Path, schema: Any) -> None:
+    """Take the names of all speakers in a folder of shards away."""
+    rows = list(read_rows(folder))
+    shutil.rmtree(folder)
+    with ShardWriter(folder, schema) as shards:
+        for row in rows:
+            shards.write(row | {"speaker": UNKNOWN_SPEAKER})
+
+
+def test_speakers_without_a_name_are_a_voice_in_each_language(project: Path) -> None:
+    for language in ("en", "zh"):
+        called_unknown(project / "work/units" / language, UNITS)
+    called_unknown(project / "work/accepted/utterances", UTTERANCE)
+    main()
+    decoder = SpeechDecoder.load(project / "work/decoder")
+    assert decoder.config.voices == {"unknown-en": "en", "unknown-zh": "zh"}
+    assert decoder.natives("en") == ["unknown-en"]
+
+
+def test_a_known_voice_keeps_its_language_when_others_are_learnt(project: Path) -> None:
+    main()
+    shutil.move(project / "work/decoder", project / "known")
+    config = json.loads((project / "known/config.json").read_text("utf-8"))
+    (project / "known/config.json").write_text(
+        json.dumps(config | {"voices": {"ann": "fr", "li": "zh"}}), "utf-8"
+    )
+    write_params({"checkpoint": "known", "vocoder_steps": 0, "new_voices": True})
+    main()
+    voices = SpeechDecoder.load(Path("work/decoder")).config.voices
+    assert voices == {"ann": "fr", "li": "zh", "wei": "zh"}
+
+
+def test_no_more_speech_is_taken_than_the_steps_can_use(
+    project: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    heard: list[int] = []
+    monkeypatch.setattr(
+        "components.train_decoder.__main__.train_flow",
+        lambda flow, corpus, *_: heard.extend(spoken.voice for spoken in corpus.utterances),
+    )
+    write_params({"steps": 1, "batch_seconds": 4, "vocoder_steps": 1, "vocoder_batch_seconds": 2})
+    with caplog.at_level(logging.INFO, "cslm"):
+        main()
+    assert 4 <= len(heard) < 12, "4 s of 16 utterances of a second"
+    assert set(heard) == {0, 1, 2, 3}, "of every voice at every speed there is something"
+    assert "of 0.0 h of speech; its steps can use 0.0 h" in caplog.text
