@@ -61,6 +61,7 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Speed = Annotated[float, Field(ge=0.5, le=2), AfterValidator(_changed)]
 Language = Annotated[str, Field(pattern=r"^[a-z]{2,3}$")]
 Store = Annotated[str, AfterValidator(_store)]
+Split = Literal["train", "dev", "test", "heldout_voice"]
 
 
 class BadSettings(ValueError):
@@ -96,8 +97,11 @@ class Corpus(Section):
     """Language of all rows; needed by every format that does not say it itself."""
     source: str | None = None
     """Name of the corpus in each row (the corpus' key by default)."""
-    split: Literal["train", "dev", "test", "heldout_voice"] = "train"
+    split: Split = "train"
     """Split of the rows where the format has none of its own."""
+    splits: Annotated[list[Split], Field(min_length=1), AfterValidator(_different)] | None = None
+    """Take only rows of these splits: [train] leaves a corpus' own dev and test out of the evaluation. The log
+    and the metrics count the others. null: all."""
     limit: Count | None = None
     """Take only so many utterances of each split (for a quick look)."""
     license: str | None = None

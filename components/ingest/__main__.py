@@ -30,7 +30,7 @@ from cslm.importers.found import broken, shown
 from cslm.importers.intake import BadRow, take_in
 from cslm.importers.texts import read_texts
 from cslm.shards import UTTERANCE, ShardWriter
-from cslm.tables import DIALOGUE, ORIGIN, REJECTED, TRANSLATION, table_writer
+from cslm.tables import DIALOGUE, ORIGIN, REJECTED, SPLITS, TRANSLATION, table_writer
 
 PROGRESS_S = 5.0
 
@@ -47,7 +47,15 @@ class Intake:
         self.prefix = "" if corpus.format == "shards" else f"{key}-"
         self.counts: dict[str, Counter[str]] = defaultdict(Counter)
         self.hours: Counter[str] = Counter()
+        self.left_out: Counter[str] = Counter()
         self._told = time.monotonic()
+
+    def wanted(self, split: str) -> bool:
+        """Whether rows of this split are taken in (or refused, if it is unknown); others are counted."""
+        if self.corpus.splits is None or split in self.corpus.splits or split not in SPLITS:
+            return True
+        self.left_out[split] += 1
+        return False
 
     def full(self, table: str, split: str) -> bool:
         """Whether the limit of this split is reached."""
@@ -67,6 +75,8 @@ class Intake:
             self._tell()
             if isinstance(item, Refused):
                 self.refuse(item)
+            elif not self.wanted(item.split):
+                continue
             elif why := broken(item.id):
                 self.refuse(Refused(item.id, item.file, why))
             elif self.prefix + item.id in self.ids:
@@ -89,6 +99,8 @@ class Intake:
             if isinstance(row, Refused):
                 self.refuse(row)
                 continue
+            if not self.wanted(row["split"]):
+                continue
             asked = row.get("question_speech")
             unheard = self.corpus.limit is not None and asked and asked not in self.ids
             # a dialogue with speech is limited by its utterance already
@@ -106,6 +118,10 @@ class Intake:
         hours = ", ".join(f"{hours:.2f} h {language}" for language, hours in sorted(self.hours.items()))
         words = [f"{self.counts['utterances'].total()} utterances ({hours or 'none'})"]
         words += [f"{self.counts[table].total()} {table}" for table in ("dialogues", "translations")]
+        if self.left_out:
+            words.append(
+                f"{self.left_out.total()} rows of other splits ({', '.join(sorted(self.left_out))}) left out"
+            )
         return ", ".join([*words, f"{self.rejected.rows} rows refused"])
 
     def metrics(self) -> dict[str, Any]:
@@ -115,6 +131,7 @@ class Intake:
             **{table: {"total": self.counts[table].total(), **self.counts[table]} for table in tables},
             "hours": dict(self.hours),
             "rejected": self.rejected.rows,
+            "left_out": {"total": self.left_out.total(), **self.left_out},
         }
 
 

@@ -198,6 +198,25 @@ def test_a_limit_takes_the_texts_in_proportion(tmp_path: Path) -> None:
     assert ids("translations.parquet") == ["m0", "m1"]
 
 
+def test_only_the_splits_that_are_named_are_taken_in(tmp_path: Path) -> None:
+    """So that a corpus to train on brings no test set of its own beside the paper's."""
+    root = tmp_path / "mine"
+    for number in range(4):
+        speak(root / f"wav/u{number}.wav")
+    splits = ("train", "test", "dev", "unheard")
+    table(root / "list.tsv", ["id", "text", "split"], [f"u{n}\tx\t{splits[n]}" for n in range(4)])
+    table(root / "translations.tsv", TRANSLATION.names, [f"m{n}\t{splits[n]}\ten\ts\tzh\tt" for n in range(2)])
+    corpus = Corpus(format="tsv", path=str(root), language="en", splits=["train"])
+    out = tmp_path / "out"
+    out.mkdir()
+    intake = ingest("mine", corpus, out)
+    assert pq.read_table(out / "utterances")["id"].to_pylist() == ["mine-u0"]
+    assert pq.read_table(out / "translations.parquet")["split"].to_pylist() == ["train"]
+    assert intake.metrics()["left_out"] == {"total": 3, "test": 2, "dev": 1}
+    assert intake.metrics()["rejected"] == 1, "a split that nobody knows is refused, and not left out"
+    assert "3 rows of other splits (dev, test) left out" in intake.summary()
+
+
 def test_a_missing_shard_folder_leaves_no_output(tmp_path: Path) -> None:
     with pytest.raises(BadCorpus):
         ingest("mine", Corpus(format="shards", path=str(tmp_path)), tmp_path / "out")
