@@ -178,6 +178,9 @@ class Tokenize(Section):
     one). Units are the same, so it is no parameter of the stage in dvc.yaml."""
     batch_seconds: Positive = 120.0
     """Speech in one batch, padding included."""
+    provider: Literal["tensorrt", "cuda", "cpu"] | None = None
+    """What runs CosyVoice's tokenizer, of what its onnxruntime has (docs/base-models.md). null: cuda if the
+    stage was given a GPU, else the best of cuda and cpu that starts. No parameter of the stage either."""
     speeds: Annotated[list[Speed], AfterValidator(_different)] = []
     """Speeds at which training speech is heard once more (0.9: slower, lower): as more voices would, it shows
     the language model how units vary (Ko et al. 2015)."""

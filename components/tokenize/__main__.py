@@ -10,6 +10,7 @@ finished, whichever engine began.
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -21,7 +22,8 @@ import pyarrow.parquet as pq
 import typer
 
 from components.checkpoints import checkpoints_of
-from components.stage import Stage, StageFailed
+from components.settings import Tokenize
+from components.stage import GRANTED, Stage, StageFailed
 from components.tokenize import shards
 from components.tokenize.on_ray import EngineFailed, encode_on_ray
 from components.tokenize.shards import Progress, Recipe, ShardFailed, encode_shard, has_language
@@ -35,7 +37,7 @@ def main(language: Annotated[str, typer.Option(help="language whose utterances t
     stage = Stage(f"tokenize/{language}")
     with checkpoints_of(stage) as finished, stage:
         settings = stage.settings.tokenize
-        recipe = Recipe(language, tuple(settings.speeds), settings.batch_seconds)
+        recipe = recipe_of(language, settings)
         try:
             speech = shards_of(language)
             speed = encode(recipe, speech, finished, settings.engine)
@@ -45,6 +47,12 @@ def main(language: Annotated[str, typer.Option(help="language whose utterances t
             for shard in speech:
                 shutil.copyfile(finished / shard.name, folder / shard.name)
         stage.log_metrics(measure(Path(f"work/units/{language}")) | speed)
+
+
+def recipe_of(language: str, settings: Tokenize) -> Recipe:
+    """How to encode; on a GPU if the stage's container has one, and not without a word on the processor."""
+    provider = settings.provider or ("cuda" if os.environ.get(GRANTED) else None)
+    return Recipe(language, tuple(settings.speeds), settings.batch_seconds, provider)
 
 
 def shards_of(language: str) -> list[Path]:
@@ -68,7 +76,7 @@ def encode(recipe: Recipe, speech: Sequence[Path], finished: Path, engine: str) 
 
     Raises:
         ShardFailed: a shard cannot be encoded.
-        EngineFailed: Ray does not do its work.
+        EngineFailed: Ray or the tokenizer does not do its work.
     """
     shards.clear(finished)
     todo = [shard for shard in speech if not (finished / shard.name).exists()]
@@ -88,8 +96,12 @@ def encode_here(tokenizer: Path, recipe: Recipe, todo: Sequence[Path], folder: P
 
     Raises:
         ShardFailed: one cannot be encoded; those that are finished stay.
+        EngineFailed: the tokenizer does not work here.
     """
-    opened = open_tokenizer(tokenizer)
+    try:
+        opened = open_tokenizer(tokenizer, recipe.provider, recipe.batch_seconds)
+    except (ValueError, RuntimeError) as error:
+        raise EngineFailed(str(error)) from error
     for shard in todo:
         yield from encode_shard(opened, recipe, shard, folder)
 

@@ -16,6 +16,7 @@ import socket
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,8 @@ def encode_on_ray(tokenizer: Path, recipe: Recipe, todo: Sequence[Path], folder:
         ) from error
     with _ray():
         workers, gpus = _workers((tokenizer / COSYVOICE).exists(), len(todo))
+        if gpus:
+            recipe = replace(recipe, provider=recipe.provider or "cuda")
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = context.print_on_execution_start = False
         names = [str(shard.absolute()) for shard in todo]
@@ -95,7 +98,10 @@ class _Worker:
                 )
                 return
         torch.set_num_threads(1)  # a core is all it has
-        self._tokenizer = open_tokenizer(tokenizer)
+        try:
+            self._tokenizer = open_tokenizer(tokenizer, recipe.provider, recipe.batch_seconds)
+        except (ValueError, RuntimeError) as error:
+            self._missing = f"node {platform.node()} of the Ray cluster: {error}"
 
     def __call__(self, batch: dict[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
         [shard] = batch["item"]

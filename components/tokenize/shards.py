@@ -41,11 +41,12 @@ class ShardFailed(Exception):
 
 @dataclass(frozen=True)
 class Recipe:
-    """Which utterances of a shard are encoded, and how; `speeds` and `batch_seconds` as in params.yaml."""
+    """Which utterances of a shard are encoded, and how; the other names are those of params.yaml."""
 
     language: str
     speeds: tuple[float, ...]
     batch_seconds: float
+    provider: str | None = None
 
 
 class Progress(NamedTuple):

@@ -51,11 +51,17 @@ class Tokenizer(Protocol):
         """Write all that `open_tokenizer` needs into `folder`."""
 
 
-def open_tokenizer(folder: Path) -> Tokenizer:
+def open_tokenizer(folder: Path, provider: str | None = None, batch_seconds: float = 120.0) -> Tokenizer:
     """Open the speech tokenizer in `folder`, whichever it is.
+
+    `provider` and `batch_seconds` are for CosyVoice's (`CosyVoiceTokenizer.load`); the one that is trained here
+    works on processors, on as much at once as it is given.
 
     Raises:
         FileNotFoundError: there is none.
-        ValueError: the file is not CosyVoice's tokenizer.
+        ValueError: the file is not CosyVoice's tokenizer, or this onnxruntime has no such provider.
+        RuntimeError: the provider that was asked for does not start.
     """
-    return CosyVoiceTokenizer.load(folder) if (folder / COSYVOICE).exists() else SpeechTokenizer.load(folder)
+    if (folder / COSYVOICE).exists():
+        return CosyVoiceTokenizer.load(folder, provider, batch_seconds)
+    return SpeechTokenizer.load(folder)

@@ -200,7 +200,8 @@ def providers(wanted: str | None) -> list[str]:
     if wanted is not None and wanted not in names:
         raise ValueError(
             f"provider {wanted!r}: this onnxruntime has {', '.join(names)}; "
-            "the package onnxruntime-gpu has cuda and tensorrt too"
+            "install onnxruntime-gpu, which has cuda and tensorrt too, in its place (an image has what is in "
+            "requirements/components.txt), or take tokenize.provider cpu"
         )
     first = wanted or next(name for name in BY_DEFAULT if name in names)
     return [PROVIDERS[name] for name in names[names.index(first) :]]

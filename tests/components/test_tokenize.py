@@ -14,8 +14,10 @@ import yaml
 
 from components.settings import Tokenize
 from components.tokenize import __main__ as component
+from components.tokenize.on_ray import EngineFailed
 from cslm.shards import read_rows
 from tests import three_shards
+from tests.cosyvoice_file import network
 
 ROOT = Path(__file__).parents[2]
 SECOND, THIRD = (f"{three_shards.UTTERANCES}/shard-0000{number}.parquet" for number in (1, 2))
@@ -123,8 +125,28 @@ def test_ray_that_is_not_installed_is_asked_for(project: Path, monkeypatch: pyte
         component.main("en")
 
 
-def test_what_changes_units_is_a_parameter_of_the_stage_and_the_engine_is_not() -> None:
+def test_what_changes_units_is_a_parameter_of_the_stage_and_what_encodes_is_not() -> None:
     row = yaml.safe_load((ROOT / "dvc.yaml").read_text("utf-8"))["stages"]["tokenize"]["do"]
-    assert set(row["params"]) == {f"tokenize.{key}" for key in Tokenize.model_fields} - {"tokenize.engine"}
+    assert set(row["params"]) == {f"tokenize.{key}" for key in Tokenize.model_fields} - {
+        "tokenize.engine",
+        "tokenize.provider",
+    }
     written = yaml.safe_load((ROOT / "params.yaml").read_text("utf-8"))["tokenize"]
     assert set(written) == set(Tokenize.model_fields), "DVC misses what is not written down"
+
+
+def test_a_gpu_that_onnxruntime_cannot_use_is_not_left_idle_without_a_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, shards = network(tmp_path, "batch"), [tmp_path / "shard-00000.parquet"]
+    monkeypatch.setenv("CSLM_GRANTED_GPUS", "1")
+    recipe = component.recipe_of("en", Tokenize())
+    told = (
+        "provider 'cuda': this onnxruntime has cpu; install onnxruntime-gpu, .* or take tokenize.provider cpu"
+    )
+    with pytest.raises(EngineFailed, match=told):
+        list(component.encode_here(folder, recipe, shards, tmp_path))
+    assert component.recipe_of("en", Tokenize(provider="cpu")).provider == "cpu"
+    monkeypatch.delenv("CSLM_GRANTED_GPUS")
+    assert component.recipe_of("en", Tokenize()).provider is None
+    assert component.recipe_of("en", Tokenize(provider="tensorrt")).provider == "tensorrt"

@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cslm.audio import SAMPLE_RATE, Samples, encode_flac
-from cslm.tokenizer import cosyvoice
+from cslm.tokenizer import cosyvoice, open_tokenizer
 from cslm.tokenizer.corpus import tokenize
 from cslm.tokenizer.cosyvoice import FILE, CosyVoiceTokenizer
 from cslm.tokenizer.whisper_mel import log_mel
@@ -178,3 +178,14 @@ def test_providers_are_the_best_there_are_or_the_one_asked_for(
     with pytest.raises(RuntimeError, match="CUDAExecutionProvider does not start here"):
         CosyVoiceTokenizer.load(folder, "cuda")
     assert len(CosyVoiceTokenizer.load(folder).encode([speech(1)])[0]) == 25
+
+
+@pytest.mark.parametrize(("batch_seconds", "utterances"), [(120, [6, 2]), (240, [8])])
+def test_a_gpu_is_given_as_much_at_once_as_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch_seconds: float, utterances: list[int]
+) -> None:
+    tokenizer = open_tokenizer(network(tmp_path, "batch"), batch_seconds=batch_seconds)
+    assert isinstance(tokenizer, CosyVoiceTokenizer)
+    shapes = calls(tokenizer, monkeypatch)
+    tokenizer.encode([speech(20, i) for i in range(8)])
+    assert [count for count, _ in shapes] == utterances
