@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import os
 import shutil
 import sys
@@ -11,7 +12,9 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+import psutil
 import torch
+from safetensors import safe_open
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -35,6 +38,10 @@ from cslm.training.ranks import PREEMPTED, Job, RanksFailed, train_on_ranks
 from cslm.training.steps import LossNotFinite, OutOfMemory
 from cslm.training.trainer import shares_of_step
 
+GIB = 2**30
+LIMIT = Path("/sys/fs/cgroup/memory.max")
+"""Of a container: bytes, or `max`."""
+
 
 def train_phase(name: str, rows: Path, start: Path, result: Path) -> None:
     """Train the checkpoint in `start` on the packed rows, into `result`; the whole of a training stage."""
@@ -54,6 +61,8 @@ def train_phase(name: str, rows: Path, start: Path, result: Path) -> None:
                 speech = SequenceBuilder(tokenizer).unit_ids
                 trained = train(model, data, config, checkpoints, log_to(stage), speech)
             else:
+                mine = len(Nodes.here().ranks(section.ranks))
+                check_memory(start, 1 if section.zero_stage == 3 else mine)
                 tokenizer = AutoTokenizer.from_pretrained(start)
                 speech = SequenceBuilder(tokenizer).unit_ids
                 with tempfile.TemporaryDirectory(dir=home(), prefix="scratch-") as scratch:
@@ -119,13 +128,41 @@ def check_ranks(name: str, config: TrainingConfig, rows: PackedRows, ranks: int)
         raise StageFailed(f"{name}: {error}") from error
 
 
+def check_memory(folder: Path, copies: int = 1) -> None:
+    """Is there room to open a checkpoint in 32 bits so many times at once? Its files are not read for it.
+
+    Raises:
+        StageFailed: there is less; else the stage would be killed without a word.
+    """
+    count = 0
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, "pt") as weights:
+            names = weights.keys()
+            count += sum(math.prod(weights.get_slice(name).get_shape()) for name in names)
+    needed, room = copies * count * 4, memory_here()
+    if needed > room:
+        raise StageFailed(
+            f"{folder} has {count:,} parameters: {copies} x {count * 4 / GIB:.1f} GiB in 32 bits, and there "
+            f"are {room / GIB:.1f} GiB of memory: raise `memory` in `meta` of this stage (dvc.yaml), or take a "
+            "larger machine"
+        )
+
+
+def memory_here(limit: Path = LIMIT) -> int:
+    """Bytes that this process may have: what the machine has free, or fewer if its container has a limit."""
+    free = int(psutil.virtual_memory().available)
+    allowed = limit.read_text("utf-8").strip() if limit.exists() else ""
+    return min(free, int(allowed)) if allowed.isdigit() else free
+
+
 def open_checkpoint(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A Hugging Face checkpoint, or one GGUF file, in 32 bits and with its tokenizer.
 
     Raises:
-        StageFailed: there is none.
+        StageFailed: there is none, or no room for it.
     """
     if (folder / "config.json").exists():
+        check_memory(folder)
         model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
         return model, AutoTokenizer.from_pretrained(folder)
     files = sorted(folder.glob("*.gguf"))

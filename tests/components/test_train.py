@@ -13,7 +13,14 @@ import yaml
 
 from components.settings import Training
 from components.stage import StageFailed
-from components.train import check_ranks, train_phase, training_config
+from components.train import (
+    check_memory,
+    check_ranks,
+    memory_here,
+    open_checkpoint,
+    train_phase,
+    training_config,
+)
 from cslm.generation import SpeechLanguageModel
 from cslm.packing import PackedRows, pack
 from cslm.sequences import SequenceBuilder
@@ -106,3 +113,25 @@ def test_a_training_that_is_told_to_end_ends_with_the_code_that_airflow_tries_ag
     train_phase(*phase)
     assert heard[before] > heard[before - 1], "it goes on, and does not begin anew"
     assert SpeechLanguageModel.load(Path("work/base")).longest == 128, "what it is asked may not be longer"
+
+
+def test_a_checkpoint_that_memory_has_no_room_for_is_refused_before_it_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the container is killed without a word. What is allowed is the container's, or what is free."""
+    model, tokenizer = tiny.make()
+    for part in (model, tokenizer):
+        part.save_pretrained(tmp_path)
+    needed = 4 * model.num_parameters()
+    monkeypatch.setattr("components.train.memory_here", lambda: needed)
+    open_checkpoint(tmp_path)
+    told = rf"has {model.num_parameters():,} parameters: 2 x .* GiB in 32 bits, .* raise `memory` in `meta`"
+    with pytest.raises(StageFailed, match=told):
+        check_memory(tmp_path, copies=2)
+    limit = tmp_path / "memory.max"
+    free = memory_here(limit)
+    assert free > 0
+    limit.write_text("1048576\n", "utf-8")
+    assert memory_here(limit) == 1048576
+    limit.write_text("max\n", "utf-8")
+    assert memory_here(limit) > 1048576
