@@ -199,7 +199,7 @@ class SpeechLanguageModel:
             targets = labels[:, 1:]  # of the states in front of them
             labelled = targets != IGNORE
             losses = torch.zeros(targets.shape, device=ids.device)
-            for places in labelled.nonzero().split(LOGITS_AT_ONCE):
+            for places in torch.split(labelled.nonzero(), LOGITS_AT_ONCE):
                 rows, columns = places.unbind(1)
                 logits = head(states[rows, columns]).float()  # (places, V)
                 losses[rows, columns] = F.cross_entropy(logits, targets[rows, columns], reduction="none")
