@@ -18,7 +18,7 @@ from cslm.audio import SAMPLE_RATE, Samples
 from cslm.decoder.mel import log_mel
 from cslm.evaluation.streaming import Timing
 
-INK, QUIET, RULE = "#26323c", "#6b7884", "#dfe4e8"
+INK, QUIET, RULE = "#26323c", "#64717d", "#dfe4e8"
 COLORS = ("#2b6a73", "#c08a3e", "#8a97a3")
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",

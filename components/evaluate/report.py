@@ -27,6 +27,8 @@ SAMPLES = 20
 READ_ALOUD = 6
 WRONG_ANSWERS = 30
 WORST_TRANSCRIPTS = 15
+MOST_INTENTS = 0.5
+"""Of the answers: with more, ids do not tell what kind of question it is."""
 SPLIT_NAMES = {"test": "test", "dev": "dev", "heldout_voice": "held-out voice"}
 LABELS = {
     "asr": "Speech recognition",
@@ -232,13 +234,18 @@ def confusion(languages: Iterable[str], pairs: Iterable[tuple[str, str]]) -> dic
 def intents(answers: Iterable[Answer]) -> dict[str, Any]:
     """Exact match by intent (what the id says before its first `-`) and pair of languages, worst first.
 
+    Ids of other corpora say something else there: with more than `MOST_INTENTS` there are none.
+
     Returns:
         `{pairs, rows: [(intent, [(right, n) of each pair], share, n)], perfect: [intents all right]}`
     """
     named = [answer for answer in answers if "-" in answer.dialogue.id]
     pairs = sorted({answer.dialogue.pair for answer in named}, key=lambda pair: (pair[0] != pair[1], pair))
     rows = []
-    for intent, group in grouped(named, lambda answer: answer.dialogue.id.split("-")[0]).items():
+    groups = grouped(named, lambda answer: answer.dialogue.id.split("-")[0])
+    if len(groups) > MOST_INTENTS * len(named):
+        return {"pairs": [], "rows": [], "perfect": []}
+    for intent, group in groups.items():
         by_pair = grouped(group, lambda answer: answer.dialogue.pair)
         cells = [(sum(a.right for a in by_pair.get(pair, [])), len(by_pair.get(pair, []))) for pair in pairs]
         rows.append((intent, cells, sum(a.right for a in group) / len(group), len(group)))

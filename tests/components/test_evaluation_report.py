@@ -109,7 +109,10 @@ def test_answers_are_heard_where_no_recording_is_by_a_known_voice(tmp_path: Path
     write_report(tmp_path, {}, results, speech, RULES, Settings.model_validate(PARAMS))
     page = (tmp_path / "index.html").read_text("utf-8")
     assert "no recording by a voice of the decoder" in page
-    assert page.partition("<h2>Spoken answers</h2>")[2].count("<audio") == 2
+    players = re.findall(r"<audio[^>]*", page.partition("<h2>Spoken answers</h2>")[2])
+    assert len(players) == 2
+    assert all(re.search(r'aria-label="(question|answer to) far-0"', each) for each in players)
+    assert '<dd lang="en">It is far.<br>' in page
 
 
 def test_intents_are_sorted_weakest_first() -> None:
@@ -127,6 +130,11 @@ def test_intents_are_sorted_weakest_first() -> None:
         ("body", [(2, 3), (0, 0)], pytest.approx(2 / 3), 3),
     ]
     assert table["perfect"] == ["color"]
+
+
+def test_ids_that_are_all_different_tell_no_intent() -> None:
+    answers = [_answer(f"{number:08x}-77aa", ("en", "en"), "x", number % 2 == 0) for number in range(200)]
+    assert intents(answers) == {"pairs": [], "rows": [], "perfect": []}
 
 
 def test_confusion_counts_languages_of_each_asked_language() -> None:
