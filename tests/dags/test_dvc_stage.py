@@ -37,5 +37,5 @@ def test_the_exit_code_says_how_the_command_of_a_stage_ended(command: str, code:
         check=False,
     )
     assert ended.returncode == code, ended.stderr
-    assert "error: failed to run: " in ended.stderr
+    assert "failed to run: " in ended.stderr
     assert not (tmp_path / "result.json").exists()
