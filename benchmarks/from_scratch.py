@@ -3,8 +3,8 @@
 Run:  make from-scratch RUN=now
       python -m benchmarks.from_scratch var/runs/now ../before/main/var/runs/first
 
-Both are folders that a run leaves behind, of one machine; nothing is trained here. A stage that came from the
-cache would be no time at all, so a run with one is refused.
+Both are folders that a run leaves behind, of one machine; nothing is trained here. A run of another profile is
+refused, and one with a stage that came from the cache, which would be no time at all.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import typer
 
 from benchmarks.results import RESULTS, Measured, record
 
+PROFILE = "from-scratch"
 TARGET = "ratio <= 0.5"
 
 
@@ -29,7 +30,7 @@ def main(
     now, then = minutes(ours), minutes(before)
     for stage in dict.fromkeys((*then, *now)):
         print(f"{stage:18} {now.get(stage, 0.0):6.1f} {then.get(stage, 0.0):6.1f} min")
-    what, against = "From random weights to a registered model", f"the same, {_profile(before)}"
+    what, against = "From random weights to a registered model", f"the same, {_name(before)}"
     took = Measured(what, against, now["all"], then["all"], "min", 1, TARGET)
     record({"from_scratch": took}, results)
 
@@ -38,18 +39,20 @@ def minutes(results: Path) -> dict[str, float]:
     """Minutes of each stage of a run, and of `all` of it.
 
     Raises:
-        SystemExit: it has not come to its end, or not everything in it was made anew.
+        SystemExit: it has not come to its end, or not everything in it was made from random weights.
     """
     events = _events(results)
     if not events or events[-1]["state"] != "finished":
         raise SystemExit(f"{results}: this run has not come to its end")
+    if events[0]["profile"] != PROFILE:
+        raise SystemExit(f"{results}: of the profile {events[0]['profile']}, which begins with trained models")
     if cached := [event["stage"] for event in events if event["state"] == "cached"]:
         raise SystemExit(f"{results}: from the cache, so without their time: {', '.join(cached)}")
     took = {event["stage"]: event["seconds"] / 60 for event in events if event["state"] == "ran"}
     return took | {"all": (events[-1]["time"] - events[0]["time"]) / 60}
 
 
-def _profile(results: Path) -> str:
+def _name(results: Path) -> str:
     """What a run is told apart by."""
     prepared = _events(results)[0]
     return f"run {prepared['run']} of commit {prepared['commit'][:7]}"

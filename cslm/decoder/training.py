@@ -77,8 +77,8 @@ def train_flow(
     flow.eval()
 
 
-Run = Sequence[int] | npt.NDArray[np.int16]
-Merged = tuple[Run, Run, int]
+Numbers = Sequence[int] | npt.NDArray[np.int16]
+Merged = tuple[Numbers, Numbers, int]
 """Units, durations and voice of one utterance."""
 
 

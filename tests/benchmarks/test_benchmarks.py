@@ -169,9 +169,18 @@ def test_growth_is_told_between_sizes(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_two_ways_to_a_model_are_compared_by_stage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    def run(name: str, scale: int, last: str = "finished", state: str = "ran") -> Path:
+    def run(
+        name: str, scale: int, last: str = "finished", state: str = "ran", profile: str = "from-scratch"
+    ) -> Path:
         events = [
-            {"time": 1000, "stage": "", "state": "prepared", "run": name, "commit": "0123456789"},
+            {
+                "time": 1000,
+                "stage": "",
+                "state": "prepared",
+                "run": name,
+                "commit": "0123456789",
+                "profile": profile,
+            },
             {"time": 1060, "stage": "pretrain", "state": state, "seconds": 60 * scale},
             {"time": 1000 + 90 * scale, "stage": "", "state": last},
         ]
@@ -189,6 +198,7 @@ def test_two_ways_to_a_model_are_compared_by_stage(tmp_path: Path, capsys: pytes
     for wrong, why in (
         (run("cut", 1, last="started"), "has not come to its end"),
         (run("cached", 1, state="cached"), "from the cache, so without their time: pretrain"),
+        (run("demo", 1, profile="sample"), "of the profile sample, which begins with trained models"),
         (tmp_path / "nothing", "is not there: give the folder"),
     ):
         with pytest.raises(SystemExit, match=why):
