@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from components.stage import home
 from cslm.audio import Samples, decode
 from cslm.conversation import Assistant
 from cslm.decoder import SpeechDecoder
+from cslm.decoder.voices import voice_for
 from cslm.evaluation.held_out import Dialogue, HeldOut, Utterance, grouped, spread
 from cslm.evaluation.judges import Dnsmos, Recognizer, SecondOpinion, SpeakerEncoder
 from cslm.evaluation.labels import answer_errors, reading_errors
@@ -37,7 +39,7 @@ from cslm.evaluation.speech import (
 from cslm.evaluation.streaming import Timing, measure_streaming
 from cslm.evaluation.summary import merge
 from cslm.evaluation.tasks import Answer, Evaluator
-from cslm.shards import read_rows
+from cslm.shards import UNKNOWN_SPEAKER, read_rows
 from cslm.tokenizer import Tokenizer
 
 UTTERANCES = Path("work/accepted/utterances")
@@ -107,9 +109,9 @@ def evaluate_speech(
     for name, reason in missing.items():
         print(f"note: {JUDGES[name]} is not measured: {reason}", flush=True)
     recordings = _recordings(judged, sounds, decoder)
-    left_out = len(judged) - len(recordings)
-    if left_out:
-        print(f"note: {left_out} recordings are by voices that the decoder does not have", flush=True)
+    lent = sum(each.speaker is None for each in recordings)
+    if lent:
+        print(f"note: {lent} recordings are spoken again in another voice, as theirs is unknown", flush=True)
     total = len(recordings) + len(spoken)
     done = iter(range(1, total + 1))
     listener = Listener(
@@ -153,7 +155,7 @@ def open_judges() -> tuple[Judges, dict[str, str]]:
             fetch(name, catalog[name], home() / "models" / name)
             folders[name] = home() / "models" / name
         except FetchFailed as reason:
-            missing[name] = str(reason)
+            missing[name] = " ".join(str(reason).split())
     recognizer, quality, voices = map(folders.get, JUDGES)
     judges = Judges(
         Recognizer(recognizer) if recognizer else None,
@@ -173,13 +175,17 @@ def _sounds(wanted: Iterable[str]) -> dict[str, tuple[Samples, str]]:
 def _recordings(
     utterances: Iterable[Utterance], sounds: Mapping[str, tuple[Samples, str]], decoder: SpeechDecoder
 ) -> list[Recording]:
-    """Those whose voice the decoder has."""
-    return [
-        Recording(utterance, speaker, samples)
-        for utterance in utterances
-        for samples, speaker in [sounds[utterance.id]]
-        if speaker in decoder.config.voices
-    ]
+    """Those in a language that the decoder speaks; whose voice it lacks, by its other voices in turn."""
+    turns = {language: cycle(decoder.natives(language)) for language in set(decoder.config.voices.values())}
+    found = []
+    for utterance in utterances:
+        samples, speaker = sounds[utterance.id]
+        voice = voice_for(speaker, utterance.language, decoder.config.voices)
+        named = voice is not None and speaker != UNKNOWN_SPEAKER  # all strangers are one voice, and nobody's
+        if voice or utterance.language in turns:
+            chosen = voice or next(turns[utterance.language])
+            found.append(Recording(utterance, chosen, samples, speaker if named else None))
+    return found
 
 
 def _streaming(

@@ -30,7 +30,8 @@ from cslm.decoder import DecoderConfig, SpeechDecoder
 from cslm.decoder.corpus import SpeechFile
 from cslm.decoder.training import Merged, Recipe, train_durations, train_flow, train_vocoder
 from cslm.decoder.vocoder import HifiGanVocoder, SourceFilterVocoder
-from cslm.shards import UNKNOWN_SPEAKER, random_part, read_rows
+from cslm.decoder.voices import new_voices, voice_for
+from cslm.shards import random_part, read_rows
 from cslm.tokenizer import open_tokenizer
 from cslm.tokenizer.corpus import LabelErrors
 from cslm.units import merge_runs
@@ -80,11 +81,10 @@ def open_decoder(stage: Stage) -> SpeechDecoder:
                 f"{folder} speaks the units of another tokenizer than {TOKENIZER}; train one for these: "
                 "train_decoder.checkpoint null, steps and vocoder_steps as in profiles/from-scratch.yaml"
             )
-        known = decoder.config.voices
-        lacking = {name: native for name, native in voices_of_training().items() if name not in known}
+        lacking = new_voices(speakers_of_training(), decoder.config.voices)
         return decoder.with_voices(lacking) if settings.new_voices and lacking else decoder
     torch.manual_seed(stage.settings.seed)
-    voices = voices_of_training()
+    voices = new_voices(speakers_of_training(), {})
     if not voices:
         raise StageFailed("no utterance of the train split can be used; see report/validation")
     vocoder = (
@@ -105,16 +105,9 @@ def open_decoder(stage: Stage) -> SpeechDecoder:
     )
 
 
-def voices_of_training() -> dict[str, str]:
-    """Speakers of the train split, each with the language that it speaks (the last one, if several)."""
-    rows = _units("train", ["speaker", "language"])
-    return dict(sorted({_voice(row): row["language"] for row in rows}.items()))
-
-
-def _voice(row: Mapping[str, Any]) -> str:
-    """Name of who speaks an utterance; those whom no corpus names are one voice in each language."""
-    speaker: str = row["speaker"]
-    return speaker if speaker != UNKNOWN_SPEAKER else f"{speaker}-{row['language']}"
+def speakers_of_training() -> set[tuple[str, str]]:
+    """Speakers of the train split, each with a language that it speaks."""
+    return {(row["speaker"], row["language"]) for row in _units("train", ["speaker", "language"])}
 
 
 def train(stage: Stage, decoder: SpeechDecoder, scratch: Path, checkpoints: Path) -> None:
@@ -122,7 +115,7 @@ def train(stage: Stage, decoder: SpeechDecoder, scratch: Path, checkpoints: Path
     settings, seed = stage.settings.train_decoder, stage.settings.seed
     units = units_of_training(decoder, settings, seed)
     if not units:
-        lacking = ", ".join(sorted(voices_of_training())) or "none"
+        lacking = ", ".join(sorted({name for name, _ in speakers_of_training()})) or "none"
         raise StageFailed(
             f"{settings.checkpoint} has none of the voices of the train split ({lacking}), so there is nothing "
             "to learn: give train_decoder.new_voices true, or steps and vocoder_steps 0 to take it as it is"
@@ -132,7 +125,8 @@ def train(stage: Stage, decoder: SpeechDecoder, scratch: Path, checkpoints: Path
     merged = [said for (_, speed), said in units.items() if speed == 1]
     voices = range(len(decoder.voices))
     told = f"{len(corpus.utterances)} utterances, {len(voices)} voices, {len(speeds)} speeds"
-    others = sorted(set(voices_of_training()) - set(decoder.voices))
+    known = decoder.config.voices
+    others = sorted({name for name, spoken in speakers_of_training() if not voice_for(name, spoken, known)})
     print(f"progress: {told}", flush=True)
     if others:
         print(f"note: without these voices, which the checkpoint lacks: {', '.join(others)}", flush=True)
@@ -202,19 +196,19 @@ def units_of_training(
 
     def known(columns: list[str]) -> Iterator[dict[str, Any]]:
         rows = _units("train", [*kind, *columns])
-        return (row for row in rows if _voice(row) in decoder.config.voices)
+        return (row for row in rows if voice_for(row["speaker"], row["language"], decoder.config.voices))
 
     most_s = max(
         settings.steps * settings.batch_seconds, settings.vocoder_steps * settings.vocoder_batch_seconds
     )
     there_s = sum(row["duration_s"] for row in known(["duration_s"]))
     share = most_s / max(most_s, there_s)
-    number = {name: voice for voice, name in enumerate(decoder.voices)}
     units: dict[tuple[str, float], Merged] = {}
     taken_s = 0.0
     for row in random_part(known(["id", "duration_s", "units", "durations"]), share, seed, kind):
         said, lasting = (np.asarray(row[name], np.int16) for name in ("units", "durations"))
-        units[row["id"], row["speed"]] = said, lasting, number[_voice(row)]
+        voice = str(voice_for(row["speaker"], row["language"], decoder.config.voices))
+        units[row["id"], row["speed"]] = said, lasting, decoder.voice_of(voice)
         taken_s += row["duration_s"]
     hours = [seconds / 3600 for seconds in (taken_s, there_s, most_s)]
     log.info("train_decoder: hears %.1f of %.1f h of speech; its steps can use %.1f h", *hours)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import mean
 from typing import Any
 
@@ -27,7 +27,6 @@ from cslm.evaluation.held_out import Utterance, grouped, place_of
 from cslm.evaluation.judges import Dnsmos, Recognizer, SecondOpinion, SpeakerEncoder, Vector
 from cslm.evaluation.normalization import LanguageRules
 from cslm.evaluation.tasks import Answer
-from cslm.shards import UNKNOWN_SPEAKER
 
 KINDS = ("reference", "resynthesis", "tts")
 
@@ -44,11 +43,13 @@ class Judges:
 
 @dataclass(frozen=True)
 class Recording:
-    """A held-out utterance with its sound, by a speaker whose voice the decoder has."""
+    """A held-out utterance with its sound, and the voice of the decoder that speaks it again."""
 
     utterance: Utterance
-    speaker: str
+    voice: str
     samples: Samples
+    speaker: str | None = None
+    """Whose voice that is, if it is the one that was recorded."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,8 @@ class Sounding:
     dnsmos: float | None
     vector: Vector | None
     samples: Samples
+    speaker: str | None = None
+    """Who should be heard, where recordings tell how that sounds."""
 
 
 @dataclass(frozen=True)
@@ -97,15 +100,14 @@ class Listener:
             utterance = each.utterance
             spoken = {
                 "reference": each.samples,
-                "resynthesis": self._decoder.speak(utterance.units, each.speaker),
-                "tts": self._decoder.speak(read[utterance.id], each.speaker),
+                "resynthesis": self._decoder.speak(utterance.units, each.voice),
+                "tts": self._decoder.speak(read[utterance.id], each.voice),
             }
             for kind in KINDS:
-                soundings.append(
-                    self._hear(
-                        utterance.id, kind, utterance.language, each.speaker, utterance.text, spoken[kind]
-                    )
+                heard = self._hear(
+                    utterance.id, kind, utterance.language, each.voice, utterance.text, spoken[kind]
                 )
+                soundings.append(replace(heard, speaker=each.speaker))
             self._on_item()
         return soundings
 
@@ -255,18 +257,15 @@ def _mean(values: Sequence[float], seed: int) -> dict[str, Any]:
 
 
 def _similarities(soundings: Sequence[Sounding], references: Sequence[Sounding]) -> list[float]:
-    """Cosine of each voice to the mean of the other recordings of the same speaker, where there are any.
-
-    Speakers whose corpus does not tell who they are are many, and none is like their mean.
-    """
+    """Cosine of each voice to the mean of the other recordings of the same speaker, where there are any."""
     alike = []
     for each in soundings:
-        if each.voice == UNKNOWN_SPEAKER:
+        if each.speaker is None:
             continue
         others = [
             other.vector
             for other in references
-            if other.vector is not None and other.voice == each.voice and other.id != each.id
+            if other.vector is not None and other.speaker == each.speaker and other.id != each.id
         ]
         if others and each.vector is not None:
             center = np.mean(others, axis=0)

@@ -214,6 +214,24 @@ def test_speech_by_voices_that_the_decoder_lacks_is_left_out(
     assert done == total, "what has no voice is not waited for"
 
 
+def test_recordings_of_strangers_are_spoken_again_in_the_voices_there_are(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    others = {"bob": "en", "li": "zh"}
+    decoder = SpeechDecoder(DecoderConfig(8, others, "", 16, 1, 4, 16, 1), SourceFilterVocoder(16, 1))
+    decoder.save(project / "work/decoder")
+    main()
+    metrics = json.loads((project / "metrics/evaluation.json").read_text("utf-8"))
+    for kind in ("tts", "resynthesis"):
+        assert {language: metrics[kind][language]["n"] for language in ("en", "zh")} == {"en": 2, "zh": 2}
+    assert {language: list(voices) for language, voices in metrics["voices"].items()} == {
+        "en": ["bob"],
+        "zh": ["li"],
+    }
+    assert "speaker_similarity" not in metrics, "nobody should sound like them"
+    assert "note: 4 recordings are spoken again in another voice" in capsys.readouterr().out
+
+
 @pytest.mark.usefixtures("offline")
 def test_without_judges_speech_is_not_measured_and_nothing_is_made_up(
     project: Path, capsys: pytest.CaptureFixture[str]

@@ -108,7 +108,7 @@ def test_answers_are_heard_where_no_recording_is_by_a_known_voice(tmp_path: Path
     results = {"test": SplitResults([], [answer])}
     write_report(tmp_path, {}, results, speech, RULES, Settings.model_validate(PARAMS))
     page = (tmp_path / "index.html").read_text("utf-8")
-    assert "no recording by a voice of the decoder" in page
+    assert "no recording in a language that the decoder speaks" in page
     players = re.findall(r"<audio[^>]*", page.partition("<h2>Spoken answers</h2>")[2])
     assert len(players) == 2
     assert all(re.search(r'aria-label="(question|answer to) far-0"', each) for each in players)

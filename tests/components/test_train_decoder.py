@@ -205,7 +205,7 @@ def test_a_known_voice_keeps_its_language_when_others_are_learnt(project: Path) 
     write_params({"checkpoint": "known", "vocoder_steps": 0, "new_voices": True})
     main()
     voices = SpeechDecoder.load(Path("work/decoder")).config.voices
-    assert voices == {"ann": "fr", "li": "zh", "wei": "zh"}
+    assert voices == {"ann": "fr", "li": "zh", "ann-en": "en", "wei": "zh"}
 
 
 def test_no_more_speech_is_taken_than_the_steps_can_use(

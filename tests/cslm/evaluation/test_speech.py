@@ -32,7 +32,7 @@ from cslm.evaluation.speech import (
 from cslm.evaluation.streaming import answer_timing, measure_streaming
 from cslm.evaluation.tasks import Answer
 from cslm.sequences import Chunk, Parsed
-from cslm.shards import UNKNOWN_SPEAKER, read_rows
+from cslm.shards import read_rows
 
 RULES = {language: rules_for(language) for language in ("en", "zh")}
 ROOT = Path(__file__).parents[3]
@@ -46,7 +46,7 @@ def sounding(
     vector = np.array([np.cos(angle), np.sin(angle)], np.float32)
     errors = count_errors(text, heard, RULES[language])
     second = count_errors(text, "", RULES[language]) if language == "en" else None
-    return Sounding(name, kind, language, "ann", text, heard, errors, second, quality, vector, SILENCE)
+    return Sounding(name, kind, language, "ann", text, heard, errors, second, quality, vector, SILENCE, "ann")
 
 
 def test_each_kind_is_beside_the_recordings() -> None:
@@ -73,7 +73,7 @@ def test_each_voice_is_told_apart() -> None:
     for name, voice, read in (("a", "ann", "one two"), ("b", "ann", "one"), ("c", "bob", "")):
         for kind in KINDS:
             said = read if kind == "tts" else "one two"
-            heard.append(replace(sounding(name, kind, "one two", said, 3.0, 0.0), voice=voice))
+            heard.append(replace(sounding(name, kind, "one two", said, 3.0, 0.0), voice=voice, speaker=voice))
     ann, bob = (speech_metrics(heard, RULES, seed=1)["voices"]["en"][voice] for voice in ("ann", "bob"))
     assert (ann["wer"], bob["wer"]) == (1 / 4, 1)
     assert ann["reference_wer"] == ann["resynthesis_wer"] == bob["reference_wer"] == 0
@@ -82,11 +82,11 @@ def test_each_voice_is_told_apart() -> None:
     assert "speaker_similarity" not in bob, "there is no other recording of his"
 
 
-def test_nobody_is_like_the_mean_of_strangers() -> None:
+def test_nobody_is_like_those_whose_voice_another_one_lends() -> None:
     heard = [
-        replace(sounding(name, kind, "one two", "one", 3.0, angle), voice=voice)
-        for voice, angles in (("ann", (0.0, np.pi / 3)), (UNKNOWN_SPEAKER, (0.0, np.pi)))
-        for name, angle in zip((f"{voice}-1", f"{voice}-2"), angles, strict=True)
+        replace(sounding(name, kind, "one two", "one", 3.0, angle), voice="ann", speaker=speaker)
+        for speaker, angles in (("ann", (0.0, np.pi / 3)), (None, (0.0, np.pi)))
+        for name, angle in zip((f"{speaker}-1", f"{speaker}-2"), angles, strict=True)
         for kind in KINDS
     ]
     metrics = speech_metrics(heard, RULES, seed=1)
@@ -94,8 +94,7 @@ def test_nobody_is_like_the_mean_of_strangers() -> None:
         alike = metrics["speaker_similarity"][kind]["en"]
         assert (alike["mean"], alike["n"]) == (pytest.approx(0.5), 2), "Ann's alone"
     assert metrics["tts"]["en"]["n"] == metrics["dnsmos"]["tts"]["en"]["n"] == 4, "all else is of everybody"
-    assert "speaker_similarity" not in metrics["voices"]["en"][UNKNOWN_SPEAKER]
-    strangers = [each for each in heard if each.voice == UNKNOWN_SPEAKER]
+    strangers = [each for each in heard if each.speaker is None]
     assert "speaker_similarity" not in speech_metrics(strangers, RULES, seed=1)
 
 
@@ -135,7 +134,9 @@ def test_each_judge_who_is_there_measures() -> None:
     ears = whisper(transcribe=lambda samples, language: "one", language=lambda samples, among: "en")
     dnsmos = SimpleNamespace(overall=lambda samples: 3.0)
     encoder = SimpleNamespace(embed=lambda samples: np.ones(2, np.float32))
-    recordings = [Recording(Utterance(name, "en", "one two", (1,)), "ann", SILENCE + 0.1) for name in "ab"]
+    recordings = [
+        Recording(Utterance(name, "en", "one two", (1,)), "ann", SILENCE + 0.1, "ann") for name in "ab"
+    ]
     dialogue = Dialogue("d", "en", "q", "s", (1,), "en", "one two")
     parsed = Parsed("q", (Chunk("one two", (1, 2)),), True)
     answer = Answer(dialogue, parsed, count_errors("q", "q", RULES["en"]), True, 1, False, "en")
