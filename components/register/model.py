@@ -10,7 +10,6 @@ MLflow logs this file as it is ("models from code"), with `cslm` beside it: noth
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,18 +91,17 @@ class Dialogue(PythonModel):
         found = self._answer_spoken(spoken, options) | self._answer_written(written, options)
         for question in questions:
             heard, text, units, whole = found[question.row]
-            answers[question.row] = (heard, text, units, self._sound(units, text, question.voice), whole)
+            voice = question.voice or self._voice(question.answer_language, heard or text)
+            answers[question.row] = (heard, text, units, self._sound(units, voice), whole)
         return pd.DataFrame([answers[row] for row in sorted(answers)], columns=list(OUTPUTS))
 
-    def _sound(self, units: list[int], text: str, voice: str | None) -> str:
+    def _sound(self, units: list[int], voice: str) -> str:
         """The answer's speech as a WAV file in base64; empty if it has none."""
-        if not units:
-            return ""
-        return base64.b64encode(encode_wav(self.decoder.speak(units, voice or self._voice(text)))).decode()
+        return base64.b64encode(encode_wav(self.decoder.speak(units, voice))).decode() if units else ""
 
-    def _voice(self, text: str) -> str:
-        """A voice of the text's language, the first one if there are none."""
-        language = language_of(text, self.languages)
+    def _voice(self, answer_language: str | None, question: str) -> str:
+        """A voice of the answer's language, else of the question's; the first one if there are none."""
+        language = answer_language or language_of(question, self.languages)
         return (self.decoder.natives(language) or self.decoder.voices)[0]
 
     def _read(self, row: int, cells: Mapping[str, Any]) -> Question:
@@ -201,7 +199,7 @@ def _bytes(audio: Any) -> bytes:
     if isinstance(audio, str):
         try:
             return base64.b64decode(audio, validate=True)
-        except binascii.Error as error:
+        except ValueError as error:  # binascii.Error, or a letter that is not ASCII
             raise NoQuestion(f"audio is a string, but not base64 ({error})") from error
     if not isinstance(audio, bytes | bytearray | memoryview):
         raise NoQuestion(f"audio must be bytes or base64, not {type(audio).__name__}")
