@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import SpeechT5HifiGan, SpeechT5HifiGanConfig
 
+from cslm.audio import SAMPLE_RATE
 from cslm.decoder.causal import Block, CausalConv, Delay, Memory
 from cslm.decoder.mel import BINS, HOP
 from cslm.decoder.pitch import FEATURES
@@ -213,7 +214,11 @@ def load_vocoder(folder: Path) -> Vocoder:
     if kind == "speecht5_hifigan":
         generator = SpeechT5HifiGan.from_pretrained(folder, use_safetensors=True)
         hop = torch.tensor(generator.config.upsample_rates).prod().item()
-        if (generator.config.model_in_dim, hop) != (BINS, HOP):
-            raise ValueError(f"{folder}: a vocoder for {BINS} mel bins and {HOP} samples a frame is needed")
+        found = generator.config.model_in_dim, hop, generator.config.sampling_rate
+        if found != (BINS, HOP, SAMPLE_RATE):
+            raise ValueError(
+                f"{folder}: a vocoder for {BINS} mel bins, {HOP} samples a frame and {SAMPLE_RATE} Hz is "
+                "needed, and it is for {}, {} and {}".format(*found)
+            )
         return HifiGanVocoder(generator).eval()
     raise ValueError(f"{folder}: vocoder {kind!r} is unknown; allowed: source_filter, speecht5_hifigan")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from itertools import cycle, islice
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -126,6 +128,31 @@ def test_a_voice_of_the_answer_or_the_one_that_is_named(
     sound = [e.samples for e in talkative.answer(SPOKEN, language, voice) if isinstance(e, Speech)]
     whole = talkative.decoder.speak([unit for _, units in CHUNKS for unit in units], spoken)
     assert np.concatenate(sound) == pytest.approx(whole, abs=1e-4 * float(np.abs(whole).max()))
+
+
+def test_a_chunk_is_spoken_while_the_next_is_written(
+    talkative: Assistant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    second, tokens = threading.Event(), talkative.model.stream
+    begins = talkative.model.builder.text_ids(CHUNKS[1][0])
+
+    def stream(*args: Any) -> Iterator[int]:
+        written: list[int] = []
+        for token in tokens(*args):
+            written.append(token)
+            if written[-len(begins) :] == begins:
+                second.set()
+            yield token
+
+    def push(units: list[int]) -> Samples:
+        assert second.wait(20), "the text of the second chunk waits for the sound of the first"
+        return np.ones(len(units), np.float32)
+
+    mouth = SimpleNamespace(push=push, finish=lambda: np.ones(1, np.float32))
+    monkeypatch.setattr(talkative.model, "stream", stream)
+    monkeypatch.setattr(talkative.decoder, "stream", lambda voice: mouth)
+    sound = [event.samples for event in talkative.answer(SPOKEN, "en") if isinstance(event, Speech)]
+    assert sum(map(len, sound)) == 1 + sum(len(units) for _, units in CHUNKS)
 
 
 def test_a_closed_answer_stops(talkative: Assistant) -> None:

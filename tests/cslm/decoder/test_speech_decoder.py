@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -81,6 +82,16 @@ def test_most_of_a_chunk_sounds_before_the_next_is_there() -> None:
     assert len(stream.push([1, 2] * 30)) >= (60 * 0.04 - held) * 16_000
 
 
+@pytest.mark.parametrize("steps", [1, 3])
+def test_the_number_of_steps_is_that_of_whole_and_stream(steps: int) -> None:
+    made, units = decoder(), [1, 5, 9, 3] * 10
+    stream = made.stream("ann", steps)
+    streamed = np.concatenate([stream.push(units[:20]), stream.push(units[20:]), stream.finish()])
+    whole, usual = made.speak(units, "ann", steps), made.speak(units, "ann")
+    assert np.abs(streamed - whole).max() <= 2e-3 * max(1.0, np.abs(whole).max())
+    assert np.abs(usual - whole).max() > 1e-2 * np.abs(whole).max(), "it is not the usual number"
+
+
 def test_the_voice_is_heard() -> None:
     made = decoder()
     units = [1, 5, 9, 3] * 5
@@ -139,12 +150,24 @@ def test_a_published_vocoder_opens(tmp_path: Path) -> None:
         assert torch.equal(load_vocoder(tmp_path)(mel), published(mel))
 
 
-def test_a_vocoder_of_another_format_is_refused(tmp_path: Path) -> None:
-    config = SpeechT5HifiGanConfig(
-        upsample_initial_channel=32, upsample_rates=[4, 4, 4, 5], upsample_kernel_sizes=[8, 8, 8, 10]
-    )
+@pytest.mark.parametrize(
+    ("other", "found"),
+    [
+        ({"upsample_rates": [4, 4, 4, 5], "upsample_kernel_sizes": [8, 8, 8, 10]}, "80, 320 and 16000"),
+        (
+            {
+                "upsample_rates": [8, 8, 2, 2],
+                "upsample_kernel_sizes": [16, 16, 4, 4],
+                "sampling_rate": 22_050,
+            },
+            "80, 256 and 22050",
+        ),
+    ],
+)
+def test_a_vocoder_of_another_format_is_refused(tmp_path: Path, other: dict[str, Any], found: str) -> None:
+    config = SpeechT5HifiGanConfig(upsample_initial_channel=32, **other)
     SpeechT5HifiGan(config).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="80 mel bins and 256 samples"):
+    with pytest.raises(ValueError, match=f"80 mel bins, 256 samples a frame and 16000 Hz.*for {found}"):
         load_vocoder(tmp_path)
 
 
