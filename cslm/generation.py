@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.cache_utils import DynamicCache
 from transformers.generation.logits_process import TopPLogitsWarper
 
 from cslm.grammar import Grammar, Pick, Reply, greedy
+from cslm.growing import growing_cache
 from cslm.sequences import IGNORE, Sequence, SequenceBuilder
 from cslm.stepping import begin
 
@@ -118,7 +118,7 @@ class SpeechLanguageModel:
         ids = self._there([[self.builder.end_id] * p + each for p, each in zip(pad, prompts, strict=True)])
         mask = self._there([[0] * p + [1] * (longest - p) for p in pad])
         positions = (mask.cumsum(-1) - 1).clamp_min(0)
-        cache = DynamicCache()
+        cache = growing_cache()
         rows = list(range(len(prompts)))
         grown = [self._grammar.begin(reply, prompt) for prompt in prompts]
         answers: list[list[int]] = [[] for _ in prompts]
