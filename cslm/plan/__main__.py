@@ -3,7 +3,7 @@
 Run:  python -m cslm.plan --profile llama3.1-8b --gpus 24 --gpu h100
 
 Prints what each phase costs, what each ZeRO stage needs of a GPU, what has to be stored, and all that this
-assumes. Nothing is read, started or measured.
+assumes. Of the project it reads params.yaml and the profile; nothing is started or measured.
 """
 
 from __future__ import annotations

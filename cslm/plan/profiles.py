@@ -17,7 +17,7 @@ from cslm.plan.recipe import Recipe, recipe
 from cslm.vocabulary import MARKERS
 
 PAPER = "paper (arXiv 2604.11096)"
-RUN = "`make demo` of 2026-11-27 (README), two cores"
+RUN = "`make demo` of 2026-11-30 (README), two cores"
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ DEVICES = {
     "2-cores": Device(
         8,
         2.0e12,
-        0.08,
+        0.093,
         0.0,
         False,
         f"peak (AVX512-BF16) and utilisation measured: {RUN}; 8 GB: `meta` in dvc.yaml. All in 32 bits is an "
