@@ -43,7 +43,8 @@ def main() -> int:
     if not preparation.NAME.fullmatch(run):
         return _say(f"RUN={run}: letters, digits, dot, dash and underscore, please")
     if events.last(places.results(run), "", "prepared"):
-        return _say(f"RUN={run}: there is a run of this name; choose another one")
+        kept = "what it finished is in the cache, and the same command under another name goes on from there"
+        return _say(f"RUN={run}: there is a run of this name; choose another one ({kept})")
     try:
         overrides = parameters.given(os.environ.get("SET", ""))
     except parameters.BadParameters as error:
@@ -111,7 +112,7 @@ def follow(run: str, conf: dict[str, Any], log: Path) -> int:
             print("interrupted: ending what runs ...", flush=True)
             end_child(child)
             _close(run)
-            print("what was finished is kept; `make demo` goes on from there")
+            print("what was finished is kept; the same command goes on from there (under another RUN=)")
             return 130
     screen.end_line()
     if child.returncode == 0:

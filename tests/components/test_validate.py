@@ -292,6 +292,14 @@ def test_drift_stops_the_run_and_says_how_to_go_on(check: Check) -> None:
         check([utterance(n, seconds=1.3, text=f"abcdefgh {n}") for n in range(60)])
 
 
+@pytest.mark.parametrize(("split", "told"), [("train", True), ("dev", True), ("test", False)])
+def test_a_corpus_without_a_test_split_is_told_before_it_is_trained_on(
+    check: Check, capsys: pytest.CaptureFixture[str], split: str, told: bool
+) -> None:
+    check([utterance(n) for n in range(5)], [dialogue(1, split=split)])
+    assert ("note: no row has the split test" in capsys.readouterr().out) is told
+
+
 def test_a_table_of_another_schema_is_named(check: Check) -> None:
     check([utterance(n) for n in range(10)])
     pq.write_table(pa.table({"id": ["a"]}), "work/corpora/mine/dialogues.parquet")
