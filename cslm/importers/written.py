@@ -1,7 +1,8 @@
 """Written corpora as they are published: sentence pairs, and conversations. There is no speech in them.
 
 Sentence pairs are two files with as many lines, `NAME.en` and `NAME.zh`, wherever they lie (WMT:
-statmt.org/wmt17). Conversations are `*.jsonl` or `*.parquet` with `conversations`, a list of
+statmt.org/wmt17). A name that tells its languages (`UNv1.0.en-zh.en`) has no others, such as `.ids`.
+Conversations are `*.jsonl` or `*.parquet` with `conversations`, a list of
 `{"from": "human" or "gpt", "value": ...}` (ShareGPT's form; Infinity-Instruct:
 huggingface.co/datasets/BAAI/Infinity-Instruct). Of a conversation the first question and its answer are read,
 as a dialogue has one of both; `langdetect` or `language` tells its language.
@@ -24,6 +25,7 @@ from cslm.importers.found import BadCorpus, Defaults, Found, Refused, broken, la
 from cslm.importers.paths import BadPath, inside
 
 LANGUAGE_FILE = re.compile(r"\.[a-z]{2,3}")
+LANGUAGES_TOLD = re.compile(r"\.[a-z]{2,3}-[a-z]{2,3}")
 LANGUAGE_KEYS = ("langdetect", "language")
 CONVERSATIONS = ("*.jsonl", "*.parquet")
 ROWS = 1024
@@ -129,8 +131,11 @@ def _pairs(root: Path) -> list[tuple[Path, Path]]:
     """Files that differ in their language alone, as every two of them."""
     languages: defaultdict[Path, list[Path]] = defaultdict(list)
     for path in sorted(root.rglob("*.*")):
-        if LANGUAGE_FILE.fullmatch(path.suffix) and path.is_file():
-            languages[path.with_suffix("")].append(path)
+        name, language = path.with_suffix(""), path.suffix
+        told = LANGUAGES_TOLD.fullmatch(name.suffix)
+        is_language = language[1:] in told.group()[1:].split("-") if told else LANGUAGE_FILE.fullmatch(language)
+        if is_language and path.is_file():
+            languages[name].append(path)
     return [pair for paths in languages.values() for pair in itertools.combinations(paths, 2)]
 
 

@@ -10,6 +10,7 @@ import yaml
 
 from components.fetch.catalog import load_catalog
 from components.settings import Settings, load_settings
+from cslm.generation import Sampling
 from cslm.plan.profiles import PROFILES
 from cslm.tokenizer.cosyvoice import UNITS
 from tests.components.test_settings import ROOT, write
@@ -79,6 +80,9 @@ def test_the_paper_is_trained_as_in_the_paper(settings: Settings) -> None:
     assert (first.micro_batch_tokens, second.micro_batch_tokens) == (2 * 1024, 4096)
     trained_on = {key for key, corpus in settings.corpora.items() if corpus.splits == ["train"]}
     assert trained_on == {"mls", "gigaspeech", "wenetspeech", "wenetspeech4tts"}, "no test set of theirs"
+    tested_on = {key for key, corpus in settings.corpora.items() if corpus.splits == ["dev", "test"]}
+    assert tested_on == {"librispeech", "aishell"}, "and nothing of these is trained on"
+    assert (Sampling().top_p, Sampling().temperature) == (0.7, 1.0)
     assert (units_of(settings), settings.align.words_per_chunk, settings.languages) == (4096, 7, ["en", "zh"])
 
 

@@ -171,6 +171,7 @@ def test_sentence_pairs_of_wmt_in_both_directions(corpus: Path) -> None:
     name = "training/news-commentary-v12.zh-en"
     write(corpus / f"{name}.en", "1929 or 1989?\n\nPARIS\n")
     write(corpus / f"{name}.zh", "1929年还是1989年?\n空\n巴黎\n")
+    write(corpus / f"{name}.ids", "1\n2\n3\n")  # as the UN's corpus has them
     write(corpus / "README.txt", "no sentences\n")
     assert list(IMPORTERS["written"](corpus, Defaults())) == []
     found = list(TEXTS["written"]["translations"](corpus, Defaults(split="dev"), "wmt-"))
