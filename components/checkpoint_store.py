@@ -229,6 +229,9 @@ class CheckpointStore:
             print(f"the checkpoint {key} cannot be used, an older one is looked for: {error}", flush=True)
             shutil.rmtree(partial, ignore_errors=True)
             return False
+        for checkpoint in partial.glob("checkpoint-*"):  # the trainer removes the one that changed first
+            step = _last_step([f"{checkpoint.name}/"])
+            os.utime(checkpoint, (step, step))
         (partial / NEWEST).write_text(self._uri_of(key), "utf-8")
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)

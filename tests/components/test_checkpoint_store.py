@@ -13,6 +13,7 @@ from typing import Any
 
 import boto3
 import pytest
+from transformers.trainer_utils import sort_checkpoints
 
 from components import checkpoint_store
 from components.checkpoint_store import CheckpointStore
@@ -89,6 +90,18 @@ def test_another_machine_goes_on_from_what_was_brought(tmp_path: Path) -> None:
     assert _content(there) == _content(folder)
     assert not CheckpointStore(URI, "pretrain-another").restore(tmp_path / "another")
     assert checkpoint_store.WHOLE == checkpoints.WHOLE
+
+
+def test_what_was_brought_is_as_old_as_its_step(tmp_path: Path) -> None:
+    folder = tmp_path / "here" / NAME
+    for step in (90, 100, 40):
+        _training(folder, step)
+    assert CheckpointStore(URI, NAME).upload(folder)
+    there = tmp_path / "there" / NAME
+    assert CheckpointStore(URI, NAME).restore(there)
+    (there / "checkpoint-110").mkdir()
+    oldest_first = [Path(path).name for path in sort_checkpoints(str(there), use_mtime=True)]
+    assert oldest_first == [f"checkpoint-{step}" for step in (40, 90, 100, 110)]
 
 
 def test_what_was_brought_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
