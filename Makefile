@@ -80,13 +80,13 @@ compose-down:  ## Stop what make compose started; what it keeps stays in its vol
 kubernetes: setup  ## All of it for a cluster: its manifests and the code, as files (CSLM_REGISTRY=, OVERLAY=all or trial)
 	@$(ORCHESTRATOR) -m infra.cluster
 
-bench: setup  ## Speed against baselines, into benchmarks/results.json and speed.md (25 minutes; leave the machine alone)
+bench: setup  ## Speed against baselines, into benchmarks/results.json and speed.md (half an hour; leave the machine alone)
 	@$(COMPONENTS) -m benchmarks.generation
 	@$(COMPONENTS) -m benchmarks.speech_units
 	@$(COMPONENTS) -m benchmarks.speaking
 	@$(COMPONENTS) -m benchmarks.first_sound
 	@$(COMPONENTS) -m benchmarks.training_step
-	@$(COMPONENTS) -m benchmarks.padded_training --phase pretrain
+	@$(COMPONENTS) -m benchmarks.padded_training --phase pretrain --steps 100 --turns 2
 	@$(COMPONENTS) -m benchmarks.padded_training --phase finetune
 	@$(COMPONENTS) -m benchmarks.corpus
 	@$(ORCHESTRATOR) -m benchmarks.orchestration

@@ -13,7 +13,7 @@ from cslm.training.speed import flops_per_token
 
 AGAIN = 4 / 3
 """Arithmetic with gradient checkpointing: the forward pass, a third of the whole, is made twice."""
-TOKENIZED = 354.0
+TOKENIZED = 390.0
 """Hours of speech that become units in an hour."""
 INGESTED, VALIDATED = 15_867, 4_987
 """Rows a second, of half a second of sound each."""
@@ -26,8 +26,9 @@ ROW_BYTES = 5 * 4.0
 CHECKPOINTS = 4
 ASSUMPTIONS = (
     f"tokenisation: {TOKENIZED:.0f} hours of speech in an hour. That is this repository's tokenizer on two "
-    "cores (README's run); no GPU was measured, so each is taken to be no faster. An encoder as costly as "
-    "CosyVoice's makes 28 on those cores (benchmarks/speed.md), so for it a GPU 14 times as fast is assumed",
+    "cores (a demo of 2026-11-27); no GPU was measured, so each is taken to be no faster. One as costly as "
+    "CosyVoice's makes 28 on those cores (benchmarks/speed.md), so for it a GPU 14 times as fast is assumed. "
+    "All GPUs work at it at once, as with tokenize.engine ray; without it each language has one",
     "operations: 6 for each token and weight that multiplies (cslm.training.speed), and causal attention in "
     "documents as long as a row (PaLM, arXiv 2204.02311, appendix B); a third more with gradient checkpointing",
     "communication between GPUs and restarts take no time here",

@@ -17,7 +17,7 @@ from cslm.plan.recipe import Recipe, recipe
 from cslm.vocabulary import MARKERS
 
 PAPER = "paper (arXiv 2604.11096)"
-RUN = "`make demo` of 2026-11-30 (README), two cores"
+RUN = "`make demo` of 2026-12-01 (README), two cores"
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ _PROFILES = (
         SAMPLE,
         units=0,
         hours=3.05,
-        tokens={"pretrain": 829_440, "finetune": 3_072_000},
+        tokens={"pretrain": 828_416, "finetune": 3_388_416},
         sources=(f"model: models/cslm; hours, tokens: {RUN}",),
     ),
 )
@@ -172,7 +172,7 @@ DEVICES = {
     "2-cores": Device(
         8,
         2.0e12,
-        0.093,
+        0.085,
         0.0,
         False,
         f"peak (AVX512-BF16) and utilisation measured: {RUN}; 8 GB: `meta` in dvc.yaml. All in 32 bits is an "
