@@ -112,7 +112,8 @@ def follow(run: str, conf: dict[str, Any], log: Path) -> int:
             print("interrupted: ending what runs ...", flush=True)
             end_child(child)
             _close(run)
-            print("what was finished is kept; the same command goes on from there (under another RUN=)")
+            other = " (under another RUN=)" if os.environ.get("RUN") else ""
+            print(f"what was finished is kept; the same command goes on from there{other}")
             return 130
     screen.end_line()
     if child.returncode == 0:

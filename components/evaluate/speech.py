@@ -109,8 +109,9 @@ def evaluate_speech(
     for name, reason in missing.items():
         print(f"note: {JUDGES[name]} is not measured: {reason}", flush=True)
     recordings = _recordings(judged, sounds, decoder)
-    lent = sum(each.speaker is None for each in recordings)
-    if lent:
+    if left_out := len(judged) - len(recordings):
+        print(f"note: {left_out} recordings are in languages that no voice of the decoder speaks", flush=True)
+    if lent := sum(each.speaker is None for each in recordings):
         print(f"note: {lent} recordings are spoken again in another voice, as theirs is unknown", flush=True)
     total = len(recordings) + len(spoken)
     done = iter(range(1, total + 1))

@@ -203,12 +203,13 @@ def units_of_training(
     )
     there_s = sum(row["duration_s"] for row in known(["duration_s"]))
     share = most_s / max(most_s, there_s)
+    number = {name: voice for voice, name in enumerate(decoder.voices)}
     units: dict[tuple[str, float], Merged] = {}
     taken_s = 0.0
     for row in random_part(known(["id", "duration_s", "units", "durations"]), share, seed, kind):
         said, lasting = (np.asarray(row[name], np.int16) for name in ("units", "durations"))
         voice = str(voice_for(row["speaker"], row["language"], decoder.config.voices))
-        units[row["id"], row["speed"]] = said, lasting, decoder.voice_of(voice)
+        units[row["id"], row["speed"]] = said, lasting, number[voice]
         taken_s += row["duration_s"]
     hours = [seconds / 3600 for seconds in (taken_s, there_s, most_s)]
     log.info("train_decoder: hears %.1f of %.1f h of speech; its steps can use %.1f h", *hours)

@@ -208,6 +208,7 @@ def test_speech_by_voices_that_the_decoder_lacks_is_left_out(
     lines = capsys.readouterr().out.splitlines()
     lack = "the decoder has no voice of that language"
     assert f"note: 4 answers in zh are neither heard nor timed: {lack}" in lines
+    assert "note: 2 recordings are in languages that no voice of the decoder speaks" in lines
     assert f"4 answers in Chinese are neither heard nor timed: {lack}" in page
     [*_, last] = [line for line in lines if line.startswith("progress: speech ")]
     done, total = last.removeprefix("progress: speech ").split("/")
