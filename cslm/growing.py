@@ -21,7 +21,7 @@ def growing_cache() -> Cache:
     return Cache(layer_class_to_replicate=GrowingLayer)
 
 
-class GrowingLayer(DynamicLayer):
+class GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]  # transformers'
     """Keys and values (B, G, T, d) of one layer: views of tensors that have room for more tokens."""
 
     _whole: tuple[Tensor, Tensor] | None = None
@@ -47,10 +47,10 @@ class GrowingLayer(DynamicLayer):
         self._whole = None
 
 
-def _moved(past: Tensor, new: Tensor, length: int) -> Tensor:
+def _moved(past: Tensor | None, new: Tensor, length: int) -> Tensor:
     """A tensor that begins with the `length` tokens of the past and has room for new ones, and `ROOM` more."""
     rows, groups, more, size = new.shape
     whole = torch.empty(rows, groups, length + more + ROOM, size, dtype=new.dtype, device=new.device)
-    if length:
+    if past is not None and length:
         whole[:, :, :length] = past
     return whole

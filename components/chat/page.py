@@ -38,7 +38,7 @@ EXAMPLES = (
     ("What is nine plus three?", OWN),
     ("What day comes after Monday?", OWN),
     ("蜘蛛有几条腿？", "en"),
-    ("三加五等于几？", OWN),
+    ("日本的首都是哪里？", OWN),
 )
 KEPT_S = 3600
 """How long recordings and answers are kept."""

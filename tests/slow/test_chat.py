@@ -272,7 +272,7 @@ def test_what_is_no_recording_is_told(assistant: Assistant, tmp_path: Path) -> N
 def test_the_sample_questions_are_answered_rightly(assistant: Assistant) -> None:
     asked = [(text, None if language == OWN else language) for text, language in EXAMPLES]
     said = [[e.text for e in assistant.answer_written(*each) if isinstance(e, Text)] for each in asked]
-    for answer, fact in zip(said, ("巴黎", "twelve", "Tuesday", "eight legs", "八"), strict=True):
+    for answer, fact in zip(said, ("巴黎", "twelve", "Tuesday", "eight legs", "东京"), strict=True):
         assert fact in "".join(answer)
 
 
