@@ -12,9 +12,8 @@ export AIRFLOW_PORT MLFLOW_PORT CHAT_PORT PROFILE SET FORCE REF RUN BASE CSLM_DV
 export XDG_CACHE_HOME := $(CSLM_HOME)/cache
 export XDG_CONFIG_HOME := $(CSLM_HOME)/config
 PYTEST := -m pytest -q --durations=5
-# So many test files at a time, each on one core: the libraries' own threads would wait for one another. What
-# waits for servers and containers leaves the cores half idle, so there are three.
-at_once = -n $(1) --dist loadfile --no-loadscope-reorder
+# Two test files at a time, each on one core: the libraries' own threads would wait for one another.
+TWO := -n 2 --dist loadfile --no-loadscope-reorder
 # What takes longest first, file by file: pytest would leave out a file whose folder is named too.
 in_order = $(1) $(filter-out $(1),$(sort $(shell find $(2) -name 'test_*.py')))
 WAITING := $(addprefix tests/infra/test_,tries.py demo.py services.py)
@@ -96,13 +95,13 @@ test: setup  ## The test suite, but for what takes long or needs the machine to 
 
 test-slow: setup  ## The whole graph in containers, in pods, in an object store; the pages in a browser; many ranks
 	@$(COMPONENTS) $(PYTEST) $(ALONE)
-	@OMP_NUM_THREADS=1 $(COMPONENTS) $(PYTEST) $(call at_once,3) $(filter-out $(ALONE),$(call in_order,$(SLOWEST),tests/slow))
+	@OMP_NUM_THREADS=1 $(COMPONENTS) $(PYTEST) $(TWO) $(filter-out $(ALONE),$(call in_order,$(SLOWEST),tests/slow))
 
 test-orchestrator:  ## Tests of dags/ and infra/
-	@OMP_NUM_THREADS=1 $(ORCHESTRATOR) $(PYTEST) $(call at_once,3) $(call in_order,$(WAITING),tests/dags tests/infra)
+	@OMP_NUM_THREADS=1 $(ORCHESTRATOR) $(PYTEST) $(TWO) $(call in_order,$(WAITING),tests/dags tests/infra)
 
 test-components:  ## Tests of cslm/, components/, benchmarks/ and the whole
-	@OMP_NUM_THREADS=1 $(COMPONENTS) $(PYTEST) $(call at_once,2) $(wildcard tests/end_to_end tests/cslm tests/components tests/benchmarks)
+	@OMP_NUM_THREADS=1 $(COMPONENTS) $(PYTEST) $(TWO) $(wildcard tests/end_to_end tests/cslm tests/components tests/benchmarks)
 
 lint: setup  ## ruff, mypy, import directions, YAML, Markdown
 	@$(ORCHESTRATOR) -m ruff check . && $(ORCHESTRATOR) -m ruff format --check .
