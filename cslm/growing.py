@@ -1,7 +1,6 @@
 """Keys and values of texts that grow token by token: a token is written behind the others, which stay in place.
 
-The cache of transformers is copied whole at each token, which takes as long as all else in a batch of a small
-model (benchmarks/log.md).
+The cache of transformers is copied whole at each token. What this saves was not measured (benchmarks/log.md).
 """
 
 from __future__ import annotations
